@@ -1,0 +1,4 @@
+//! The arbiter.
+
+pub mod log;
+pub mod state;

@@ -1,0 +1,4 @@
+//! The grant log: records, the chain rule, and the stores that keep them.
+
+pub mod chain;
+pub mod record;
