@@ -6,4 +6,5 @@ pub mod log;
 pub mod partition;
 pub mod serve;
 pub mod state;
+pub mod testing;
 pub mod transport;
