@@ -1,4 +1,5 @@
 //! The arbiter.
 
+pub mod audit;
 pub mod log;
 pub mod state;
