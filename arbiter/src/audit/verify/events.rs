@@ -174,6 +174,7 @@ impl Fold {
                 if matches!(request.standing, Standing::Suspended) {
                     request.standing = Standing::Waiting;
                     for claim in &request.claims {
+                        self.resources.unsuspend(claim);
                         self.resources.wait(claim, Turn::new(request.priority, *place));
                     }
                 }

@@ -313,6 +313,7 @@ impl Fold {
             request.standing = Standing::Suspended;
             for claim in &request.claims {
                 self.resources.unhold(claim, token);
+                self.resources.suspend(claim);
             }
         }
         if let Some(session) = self.sessions.get_mut(&session) {
@@ -352,7 +353,11 @@ impl Fold {
                     self.resources.unwait(claim, turn, false);
                 }
             }
-            Standing::Suspended => {}
+            Standing::Suspended => {
+                for claim in &request.claims {
+                    self.resources.unsuspend(claim);
+                }
+            }
         }
     }
 

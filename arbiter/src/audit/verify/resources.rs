@@ -1,7 +1,7 @@
 //! Resources with a holder, a waiter or a delay: who may be granted beside whom.
 //!
 //! A request fits if each of its claims fits beside the claims of all holders and of all earlier waiters as if
-//! they held. Waiters that are suspended are not here.
+//! they held. Of waiters that are suspended only the number is here.
 
 use super::live::Place;
 use crate::log::record::{Policy, Rule};
@@ -53,6 +53,8 @@ pub(super) struct Resource {
     exclusive: BTreeSet<Turn>,
     shared: BTreeSet<Turn>,
     permits: BTreeSet<(Turn, u32)>,
+    /// Claims of suspended waiters: they take no room, and the resource stays live for them.
+    suspended: u32,
     pub(super) delay: Option<Delay>,
     changed: bool,
 }
@@ -248,6 +250,17 @@ impl Resources {
         self.change(claim.resource);
     }
 
+    /// A waiter stays and takes no room.
+    pub(super) fn suspend(&mut self, claim: &Taken) {
+        self.slots[claim.resource as usize].suspended += 1;
+    }
+
+    /// A suspended waiter waits again, or goes.
+    pub(super) fn unsuspend(&mut self, claim: &Taken) {
+        self.slots[claim.resource as usize].suspended -= 1;
+        self.left.push(claim.resource);
+    }
+
     /// A waiter goes. If it holds from now on, it takes as much room as before.
     pub(super) fn unwait(&mut self, claim: &Taken, line: Turn, holds: bool) {
         let resource = &mut self.slots[claim.resource as usize];
@@ -262,7 +275,7 @@ impl Resources {
         }
     }
 
-    /// Sets a delay; returns nothing of one that was there.
+    /// Sets a delay, in the place of one that was there.
     pub(super) fn delay(&mut self, id: ResourceId, at: Timestamp, until: Timestamp) {
         let resource = &mut self.slots[id as usize];
         if let Some(before) = resource.delay {
@@ -327,6 +340,7 @@ impl Resources {
                 && resource.exclusive.is_empty()
                 && resource.shared.is_empty()
                 && resource.permits.is_empty()
+                && resource.suspended == 0
                 && resource.delay.is_none();
             if idle && let Some(name) = resource.name.take() {
                 self.by_name.remove(&name);
