@@ -26,13 +26,19 @@ impl Fold {
                 Ok(())
             }
             (Command::Open(_), event @ Event::Opened { .. }) => self.opened(cx, event),
-            (Command::Attach { session, n, reply_to }, Event::Attached { session: whose, n: number, reply_to: address }) => {
+            (
+                Command::Attach { session, n, reply_to },
+                Event::Attached { session: whose, n: number, reply_to: address },
+            ) => {
                 if (*session, *n, reply_to) != (whose, number, &address) {
                     return broken!(Decision, "`attached` is not what its `attach` asked");
                 }
                 self.attached(whose, number)
             }
-            (Command::Acquire(asked), Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value }) => {
+            (
+                Command::Acquire(asked),
+                Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value },
+            ) => {
                 let root = Root { session, seq, owner, priority, wait_ms, hold_max_ms, reason, value };
                 self.queued(cx, asked, root, &claims)
             }
@@ -57,16 +63,23 @@ impl Fold {
                 Event::Ended { session, seq, reason },
             ) => self.ended(cx, session, seq, reason),
             (
-                Command::Release { .. } | Command::Cancel { .. } | Command::Tick { .. } | Command::ForceRelease { .. },
+                Command::Release { .. }
+                | Command::Cancel { .. }
+                | Command::Tick { .. }
+                | Command::ForceRelease { .. },
                 Event::Released { token, reason, by },
             ) => self.released(cx, token, reason, by.as_ref()),
-            (Command::Tick { .. } | Command::ForceRelease { .. }, Event::Revoking { token, reason, by, until }) => {
-                self.revoking(cx, token, reason, by, until)
+            (
+                Command::Tick { .. } | Command::ForceRelease { .. },
+                Event::Revoking { token, reason, by, until },
+            ) => self.revoking(cx, token, reason, by, until),
+            (
+                Command::Close { .. } | Command::Tick { .. } | Command::Gone { .. },
+                Event::SessionEnded { session, reason },
+            ) => self.session_ended(cx, session, reason),
+            (Command::Gone { .. }, Event::Suspended { session, seq, token }) => {
+                self.suspended(cx, session, seq, token)
             }
-            (Command::Close { .. } | Command::Tick { .. } | Command::Gone { .. }, Event::SessionEnded { session, reason }) => {
-                self.session_ended(cx, session, reason)
-            }
-            (Command::Gone { .. }, Event::Suspended { session, seq, token }) => self.suspended(cx, session, seq, token),
             (Command::Gone { .. }, Event::Unreachable { session, n }) => self.unreachable(cx, session, n),
             (
                 Command::Tick { .. } | Command::Gone { .. } | Command::ForceRelease { .. },
@@ -106,7 +119,11 @@ impl Fold {
     }
 
     fn said_by(&self, asked: (&Arc<str>, &String), said: (&Arc<str>, &String)) -> Result<(), Broken> {
-        if asked == said { Ok(()) } else { broken!(Decision, "by another or for another reason than its command says") }
+        if asked == said {
+            Ok(())
+        } else {
+            broken!(Decision, "by another or for another reason than its command says")
+        }
     }
 
     pub(super) fn session(&self, session: SessionId) -> Result<&Session, Broken> {
@@ -119,7 +136,16 @@ impl Fold {
     fn opened(&mut self, cx: &Cx<'_>, event: Event) -> Result<(), Broken> {
         let (
             Command::Open(asked),
-            Event::Opened { key_hash, lease_ms, fail_fast_ms, in_flight_max, label, principal, principal_by, reply_to },
+            Event::Opened {
+                key_hash,
+                lease_ms,
+                fail_fast_ms,
+                in_flight_max,
+                label,
+                principal,
+                principal_by,
+                reply_to,
+            },
         ) = (cx.command, event)
         else {
             return broken!(Decision, "`opened` without `open`");
@@ -186,7 +212,8 @@ impl Fold {
     fn unreachable(&mut self, cx: &Cx<'_>, id: SessionId, number: u64) -> Result<(), Broken> {
         let session = self.session(id)?;
         match cx.command {
-            Command::Gone { session, n, seq: None, cause: Cause::Returned } if (*session, *n) == (id, number) => {}
+            Command::Gone { session, n, seq: None, cause: Cause::Returned }
+                if (*session, *n) == (id, number) => {}
             _ => return broken!(Decision, "`unreachable` is not what its `gone` says"),
         }
         if session.attached != number {
@@ -197,7 +224,10 @@ impl Fold {
         }
         let earliest = self.epoch_at.plus_ms(session.lease_ms);
         if cx.at < earliest {
-            return broken!(NoEarlyExpiry, "session {id} unreachable before {earliest}, one lease into the epoch");
+            return broken!(
+                NoEarlyExpiry,
+                "session {id} unreachable before {earliest}, one lease into the epoch"
+            );
         }
         let since = Some((self.epoch, cx.at));
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -210,7 +240,9 @@ impl Fold {
         let session = self.session(id)?;
         match (cx.command, reason) {
             (Command::Close { session }, Reason::Closed) if *session == id => {}
-            (Command::Gone { session: whose, n, cause: Cause::Closed, .. }, Reason::ConnectionClosed) if *whose == id => {
+            (Command::Gone { session: whose, n, cause: Cause::Closed, .. }, Reason::ConnectionClosed)
+                if *whose == id =>
+            {
                 if *n != session.attached {
                     let now = session.attached;
                     return broken!(NoEarlyExpiry, "the connection of address {n} closed, {now} is in force");
@@ -232,7 +264,10 @@ impl Fold {
                 self.tick_counts(cx, *at)?;
                 let since = session.unreachable.filter(|(epoch, _)| *epoch == self.epoch);
                 let (Some(fail_fast_ms), Some((_, since))) = (session.fail_fast_ms, since) else {
-                    return broken!(NoEarlyExpiry, "session {id} is not unreachable, or did not ask to fail fast");
+                    return broken!(
+                        NoEarlyExpiry,
+                        "session {id} is not unreachable, or did not ask to fail fast"
+                    );
                 };
                 let due = since.plus_ms(fail_fast_ms);
                 if *at < due {

@@ -5,7 +5,7 @@ use super::names::of_command;
 use super::promise::{Broken, broken};
 use super::report::Counts;
 use super::resources::{Resources, Room, Turn};
-use crate::log::record::{Command, Event, FORMAT, Genesis, Record, RULES};
+use crate::log::record::{Command, Event, FORMAT, Genesis, RULES, Record};
 use arbiterq_client::wire::{Hash, Nonce, SessionId, Timestamp, Token};
 use std::collections::{BTreeSet, HashMap};
 
@@ -93,7 +93,11 @@ impl Fold {
             return broken!(Epochs, "its epoch is {}, the one begun last is {}", record.epoch, self.epoch);
         }
         if self.epoch == 0 && self.genesis.is_some() && !begins_epoch {
-            return broken!(Epochs, "no epoch has begun, and its command is `{}`", of_command(&record.command));
+            return broken!(
+                Epochs,
+                "no epoch has begun, and its command is `{}`",
+                of_command(&record.command)
+            );
         }
         self.owed(&record.command)?;
         for (session, n) in &record.renewed {
@@ -118,7 +122,9 @@ impl Fold {
         for event in record.events {
             self.event(&cx, record.epoch, event)?;
         }
-        if let Some((resource, _)) = self.lost.iter().find(|(id, d)| !d && self.resources.lock_delay_ms(*id) > 0) {
+        if let Some((resource, _)) =
+            self.lost.iter().find(|(id, d)| !d && self.resources.lock_delay_ms(*id) > 0)
+        {
             let name = self.resources.name(*resource);
             return broken!(Withheld, "a hold on {name} was lost, its rule has a lock-delay, and none began");
         }
@@ -139,7 +145,11 @@ impl Fold {
             Command::Policy if self.activated => Ok(()),
             other => {
                 let request = self.called(turn.place);
-                broken!(Order, "{request} can be granted, so an `advance` is next; this is `{}`", of_command(other))
+                broken!(
+                    Order,
+                    "{request} can be granted, so an `advance` is next; this is `{}`",
+                    of_command(other)
+                )
             }
         }
     }
@@ -152,7 +162,9 @@ impl Fold {
         }
         let done = record.events.iter().filter(|event| !matches!(event, Event::Delayed { .. })).count();
         let (least, most) = match record.command {
-            Command::Create | Command::Activate | Command::Policy | Command::Checkpoint | Command::Finish => (1, 1),
+            Command::Create | Command::Activate | Command::Policy | Command::Checkpoint | Command::Finish => {
+                (1, 1)
+            }
             Command::Advance => (1, 1),
             Command::Barrier => (0, 0),
             Command::Tick { .. } => (0, crate::log::record::DUE_MAX),
@@ -273,7 +285,12 @@ fn begins(record: &Record) -> Result<(), Broken> {
         return broken!(Evidence, "partition {} of {}", genesis.partition, genesis.partitions);
     }
     if let Some(tip) = genesis.after.iter().find(|tip| tip.index >= genesis.first_index) {
-        return broken!(Fencing, "it begins at {}, the log before it went to {}", genesis.first_index, tip.index);
+        return broken!(
+            Fencing,
+            "it begins at {}, the log before it went to {}",
+            genesis.first_index,
+            tip.index
+        );
     }
     Ok(())
 }

@@ -190,7 +190,8 @@ impl Folder {
     /// The record that the mark names has its hash, and the first segment its first record's index.
     fn marked(&self, fold: &Fold, segment: &Segment, line: u64) -> Result<(), VerifyError> {
         if fold.counts.records == 1 && segment.first_index != fold.tip {
-            let what = format!("the segment is named by record {}, it begins with another", segment.first_index);
+            let what =
+                format!("the segment is named by record {}, it begins with another", segment.first_index);
             return violation(fold.tip, &segment.path, line, Promise::Evidence, what);
         }
         match self.mark {
@@ -210,15 +211,22 @@ impl Folder {
         match self.mark {
             Mark::At(index, _) if index >= next => broken(match next {
                 0 => format!("the log has no record, and record {index} is known durable: it was cut"),
-                next => format!("the log ends with record {}, and record {index} is known durable: it was cut", next - 1),
+                next => format!(
+                    "the log ends with record {}, and record {index} is known durable: it was cut",
+                    next - 1
+                ),
             }),
-            Mark::At(index, _) if index < verifier.fold.genesis.as_ref().map_or(0, |genesis| genesis.first_index) => {
+            Mark::At(index, _)
+                if index < verifier.fold.genesis.as_ref().map_or(0, |genesis| genesis.first_index) =>
+            {
                 broken(format!("the durable mark names record {index}, before the log begins"))
             }
             Mark::At(index, _) => Ok(Some(index)),
             Mark::Nothing => Ok(None),
             Mark::Missing => broken("the durable mark is missing: a cut end could not be told".to_owned()),
-            Mark::Garbled => broken("the durable mark cannot be read: a cut end could not be told".to_owned()),
+            Mark::Garbled => {
+                broken("the durable mark cannot be read: a cut end could not be told".to_owned())
+            }
         }
     }
 
@@ -344,6 +352,12 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> VerifyError {
     move |source| VerifyError::Unreadable { path, source }
 }
 
-fn violation<T>(index: u64, file: &Path, line: u64, promise: Promise, what: String) -> Result<T, VerifyError> {
+fn violation<T>(
+    index: u64,
+    file: &Path,
+    line: u64,
+    promise: Promise,
+    what: String,
+) -> Result<T, VerifyError> {
     Err(Box::new(Violation { index, file: Some(file.to_owned()), line, promise, what }).into())
 }

@@ -133,7 +133,10 @@ impl Verifier {
             // Whole, and perhaps of a newer arbiter: never taken for the torn end of a write.
             Err(NoRecord::Unknown(why)) => {
                 let what = format!("the line says something that this verifier does not know: {why}");
-                return Err(Fault { no_record: false, broken: Broken { promise: Promise::Understood, what } });
+                return Err(Fault {
+                    no_record: false,
+                    broken: Broken { promise: Promise::Understood, what },
+                });
             }
         };
         self.fold.extends(&record).map_err(|broken| Fault { no_record: true, broken })?;

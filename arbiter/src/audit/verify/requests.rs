@@ -7,8 +7,8 @@ use super::promise::{Broken, broken};
 use super::resources::{Room, Taken, Turn};
 use crate::log::record::{AcquireCommand, Command};
 use arbiterq_client::wire::{
-    CLAIMS_MAX, Cause, Claim, ClaimGranted, Mode, OwnerRef, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
-    partition_of,
+    CLAIMS_MAX, Cause, Claim, ClaimGranted, Mode, OwnerRef, Reason, ResourceName, Seq, SessionId, Timestamp,
+    Token, partition_of,
 };
 use std::sync::Arc;
 
@@ -74,9 +74,15 @@ impl Fold {
         let turn = Turn::new(request.priority, place);
         match &request.standing {
             Standing::Waiting => {}
-            Standing::Suspended => return broken!(Suspension, "request {seq} of session {session} is suspended"),
+            Standing::Suspended => {
+                return broken!(Suspension, "request {seq} of session {session} is suspended");
+            }
             Standing::Held(hold) => {
-                return broken!(Once, "request {seq} of session {session} holds already, with token {}", hold.token);
+                return broken!(
+                    Once,
+                    "request {seq} of session {session} holds already, with token {}",
+                    hold.token
+                );
             }
         }
         let same = (request.owner, request.priority, request.wait_ms, request.hold_max_ms)
@@ -90,11 +96,15 @@ impl Fold {
                     && self.resources.name(taken.resource) == granted.resource.as_str()
             });
         if !same || !same_claims {
-            return broken!(Decision, "request {seq} of session {session} is granted something else than it waits for");
+            return broken!(
+                Decision,
+                "request {seq} of session {session} is granted something else than it waits for"
+            );
         }
         self.may_hold(cx, root, claims, &taken, turn)?;
         if self.ready.first() != Some(&turn) && self.first_ready != Some(turn) {
-            let before = self.ready.first().map_or_else(|| "nobody".to_owned(), |turn| self.called(turn.place));
+            let before =
+                self.ready.first().map_or_else(|| "nobody".to_owned(), |turn| self.called(turn.place));
             return broken!(Order, "request {seq} of session {session} is granted; the next is {before}");
         }
         self.ready.remove(&turn);
@@ -144,14 +154,21 @@ impl Fold {
         };
         let Some(request) = self.requests.get(&place) else { return Ok(()) };
         if let Standing::Held(hold) = &request.standing {
-            return broken!(NoLoss, "request {seq} of session {session} holds, with token {}, and is ended", hold.token);
+            return broken!(
+                NoLoss,
+                "request {seq} of session {session} holds, with token {}, and is ended",
+                hold.token
+            );
         }
         match (cx.command, reason) {
             (Command::Cancel { .. }, _) => {}
             (Command::Tick { at }, Reason::WaitLimit) => {
                 self.tick_counts(cx, *at)?;
                 if request.wait_due.is_none_or(|due| self.gapless(*at) < due) {
-                    return broken!(NoLoss, "the wait limit of request {seq} of session {session} is not over at {at}");
+                    return broken!(
+                        NoLoss,
+                        "the wait limit of request {seq} of session {session} is not over at {at}"
+                    );
                 }
             }
             (Command::Advance, Reason::Policy) => {
@@ -161,12 +178,18 @@ impl Fold {
                         || !self.resources.allows(claim.resource, principal)
                 });
                 if !forbidden || matches!(request.standing, Standing::Suspended) {
-                    return broken!(NoLoss, "the policy allows request {seq} of session {session}, which it ends");
+                    return broken!(
+                        NoLoss,
+                        "the policy allows request {seq} of session {session}, which it ends"
+                    );
                 }
             }
             (command, reason) => {
                 let command = of_command(command);
-                return broken!(NoLoss, "request {seq} of session {session} ended with {reason} by a `{command}`");
+                return broken!(
+                    NoLoss,
+                    "request {seq} of session {session} ended with {reason} by a `{command}`"
+                );
             }
         }
         self.leave(session, seq, place, false);
@@ -187,7 +210,10 @@ impl Fold {
         match cx.command {
             Command::Release { session: whose, token: which } => {
                 if (*whose, *which) != (session, token) {
-                    return broken!(Decision, "token {token} of session {session} is not what its `release` names");
+                    return broken!(
+                        Decision,
+                        "token {token} of session {session} is not what its `release` names"
+                    );
                 }
                 if reason != revoked.unwrap_or(Reason::Released) {
                     return broken!(Decision, "token {token} is given back and released with {reason}");
@@ -207,10 +233,16 @@ impl Fold {
                     return broken!(Revocation, "token {token} is taken away and was not being revoked");
                 };
                 if self.gapless(*at) < revoking.due {
-                    return broken!(Revocation, "token {token} is taken away at {at}, before its time is over");
+                    return broken!(
+                        Revocation,
+                        "token {token} is taken away at {at}, before its time is over"
+                    );
                 }
                 if reason != revoking.reason || by != revoking.by.as_ref() {
-                    return broken!(Decision, "token {token} is released with {reason}, not as it was revoked");
+                    return broken!(
+                        Decision,
+                        "token {token} is released with {reason}, not as it was revoked"
+                    );
                 }
                 lost = true;
             }
@@ -250,7 +282,10 @@ impl Fold {
         let lease_ms = self.session(request.session)?.lease_ms;
         let due = cx.at.plus_ms(lease_ms);
         if until != due {
-            return broken!(Revocation, "token {token} is revoked until {until}; one lease of {lease_ms} ms is {due}");
+            return broken!(
+                Revocation,
+                "token {token} is revoked until {until}; one lease of {lease_ms} ms is {due}"
+            );
         }
         let due = self.gapless(until);
         if let Some(Request { standing: Standing::Held(hold), .. }) = self.requests.get_mut(&place) {
@@ -380,7 +415,13 @@ impl Fold {
         }
     }
 
-    fn admit(&mut self, cx: &Cx<'_>, root: Root, claims: Vec<Taken>, standing: Standing) -> Result<(), Broken> {
+    fn admit(
+        &mut self,
+        cx: &Cx<'_>,
+        root: Root,
+        claims: Vec<Taken>,
+        standing: Standing,
+    ) -> Result<(), Broken> {
         let Some(session) = self.sessions.get_mut(&root.session) else { return Ok(()) };
         session.live.insert(root.seq, cx.index);
         if session.live.len() > session.in_flight_max as usize {
@@ -468,25 +509,49 @@ impl Fold {
             let name = &claim.resource;
             match self.resources.room(taken, turn) {
                 Room::Free => {}
-                Room::Held(token) => return broken!(Exclusion, "{name} is held with token {token}, which leaves no room"),
+                Room::Held(token) => {
+                    return broken!(Exclusion, "{name} is held with token {token}, which leaves no room");
+                }
                 Room::OverCapacity => {
-                    return broken!(Exclusion, "{} permits of {name}, which has {}", taken.permits, resource.capacity);
+                    return broken!(
+                        Exclusion,
+                        "{} permits of {name}, which has {}",
+                        taken.permits,
+                        resource.capacity
+                    );
                 }
                 Room::Earlier(place) => {
-                    return broken!(Order, "{} waits for {name}, is earlier, and is passed", self.called(place));
+                    return broken!(
+                        Order,
+                        "{} waits for {name}, is earlier, and is passed",
+                        self.called(place)
+                    );
                 }
             }
             if claim.capacity != resource.capacity {
-                return broken!(Exclusion, "capacity {} of {name}; the policy says {}", claim.capacity, resource.capacity);
+                return broken!(
+                    Exclusion,
+                    "capacity {} of {name}; the policy says {}",
+                    claim.capacity,
+                    resource.capacity
+                );
             }
             if let Some(delay) = resource.delay
                 && delay.until > cx.at
             {
-                return broken!(Withheld, "{name} is granted before {}, when its lock-delay is over", delay.until);
+                return broken!(
+                    Withheld,
+                    "{name} is granted before {}, when its lock-delay is over",
+                    delay.until
+                );
             }
             let floor = resource.holders.first().map_or(cx.index, |holder| holder.token);
             if claim.floor != floor {
-                return broken!(Fencing, "floor {} of {name}; the lowest token in force is {floor}", claim.floor);
+                return broken!(
+                    Fencing,
+                    "floor {} of {name}; the lowest token in force is {floor}",
+                    claim.floor
+                );
             }
             if !self.resources.allows(taken.resource, principal) {
                 return broken!(Decision, "the policy does not let {principal} acquire {name}");

@@ -156,7 +156,10 @@ impl Resources {
                 return Room::OverCapacity;
             }
             if resource.permits_held + u64::from(claim.permits) > resource.capacity.into() {
-                return resource.holders.first().map_or(Room::OverCapacity, |holder| Room::Held(holder.token));
+                return resource
+                    .holders
+                    .first()
+                    .map_or(Room::OverCapacity, |holder| Room::Held(holder.token));
             }
         }
         Room::Free
@@ -174,16 +177,21 @@ impl Resources {
             Mode::Exclusive => before(resource.exclusive.first())
                 .or(before(resource.shared.first()))
                 .or(before(resource.permits.first().map(|(line, _)| line))),
-            Mode::Shared => before(resource.exclusive.first())
-                .or(before(resource.permits.first().map(|(line, _)| line))),
-            Mode::Permits => before(resource.exclusive.first()).or(before(resource.shared.first())).or_else(|| {
-                let mut taken = resource.permits_held + u64::from(claim.permits);
-                // Each takes one at least: no more steps than the capacity.
-                resource.permits.iter().take_while(|(earlier, _)| *earlier < line).find_map(|(earlier, permits)| {
-                    taken += u64::from(*permits);
-                    (taken > resource.capacity.into()).then_some(earlier.place)
+            Mode::Shared => {
+                before(resource.exclusive.first()).or(before(resource.permits.first().map(|(line, _)| line)))
+            }
+            Mode::Permits => {
+                before(resource.exclusive.first()).or(before(resource.shared.first())).or_else(|| {
+                    let mut taken = resource.permits_held + u64::from(claim.permits);
+                    // Each takes one at least: no more steps than the capacity.
+                    resource.permits.iter().take_while(|(earlier, _)| *earlier < line).find_map(
+                        |(earlier, permits)| {
+                            taken += u64::from(*permits);
+                            (taken > resource.capacity.into()).then_some(earlier.place)
+                        },
+                    )
                 })
-            }),
+            }
         };
         earlier.map_or(Room::Free, Room::Earlier)
     }
@@ -194,7 +202,8 @@ impl Resources {
         if resource.delay.is_some() {
             return;
         }
-        let firsts = [resource.exclusive.first(), resource.shared.first(), resource.permits.first().map(|(l, _)| l)];
+        let firsts =
+            [resource.exclusive.first(), resource.shared.first(), resource.permits.first().map(|(l, _)| l)];
         let Some(first) = firsts.into_iter().flatten().min().copied() else { return };
         let kind_held = resource.holders.first().map(|holder| holder.mode);
         if firsts[0] == Some(&first) {
@@ -382,7 +391,9 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters() {
-        for (pattern, name) in [("*", ""), ("*", "a"), ("a*", "a"), ("*b", "ab"), ("a*c*", "abcd"), ("a*b*b", "abab")] {
+        for (pattern, name) in
+            [("*", ""), ("*", "a"), ("a*", "a"), ("*b", "ab"), ("a*c*", "abcd"), ("a*b*b", "abab")]
+        {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("a", "ab"), ("a*", "ba"), ("a*b*b", "ab"), ("ab*ba", "aba"), ("", "a")] {

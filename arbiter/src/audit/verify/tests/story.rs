@@ -106,7 +106,12 @@ pub(super) fn story() -> Log {
     let barrier = || (json!("barrier"), json!([]));
 
     log.push(0, 0, json!("create"), json!([{"genesis": {"format": 1, "log_id": "11".repeat(16), "partition": 0, "partitions": 1, "first_index": 0, "after": []}}]));
-    log.push(1, 1, json!("activate"), json!([{"epoch_started": {"epoch": 1, "incarnation": "22".repeat(16), "rules": 1}}]));
+    log.push(
+        1,
+        1,
+        json!("activate"),
+        json!([{"epoch_started": {"epoch": 1, "incarnation": "22".repeat(16), "rules": 1}}]),
+    );
     log.push(1, 2, json!("policy"), json!([{"policy": {"sessions_max": 10, "in_flight_max": 4, "lease_ms_max": 60_000, "rules": [
         {"pattern": "pool*", "capacity": 5}, {"pattern": "delay/*", "lock_delay_ms": 500}, {"pattern": "ops/*", "allow": ["root"]}]}}]));
     // 3 to 5: A, B, C.
@@ -129,18 +134,38 @@ pub(super) fn story() -> Log {
     log.push(1, 40, command, event);
     // 9: a barrier.
     log.push(1, 45, barrier().0, barrier().1);
-    log.push(1, 50, json!({"release": {"session": A, "token": 6}}), json!([{"released": {"token": 6, "reason": "released"}}]));
+    log.push(
+        1,
+        50,
+        json!({"release": {"session": A, "token": 6}}),
+        json!([{"released": {"token": 6, "reason": "released"}}]),
+    );
     let mut event = granted(C, 1, held("r", "exclusive", None, 1, 11));
     event[0]["granted"]["priority"] = json!(5);
     log.push(1, 60, json!("advance"), event);
-    log.push(1, 70, json!({"cancel": {"session": C, "seq": 1}}), json!([{"released": {"token": 11, "reason": "cancelled"}}]));
+    log.push(
+        1,
+        70,
+        json!({"cancel": {"session": C, "seq": 1}}),
+        json!([{"released": {"token": 11, "reason": "cancelled"}}]),
+    );
     let mut event = granted(B, 1, held("r", "exclusive", None, 1, 13));
     event[0]["granted"]["wait_ms"] = json!(30_000);
     log.push(1, 80, json!("advance"), event);
-    log.push(1, 90, json!({"gone": {"session": B, "n": 0, "seq": 1, "cause": "returned"}}), json!([{"suspended": {"session": B, "seq": 1, "token": 13}}]));
+    log.push(
+        1,
+        90,
+        json!({"gone": {"session": B, "n": 0, "seq": 1, "cause": "returned"}}),
+        json!([{"suspended": {"session": B, "seq": 1, "token": 13}}]),
+    );
     // 15: a barrier, with B suspended.
     log.push(1, 95, barrier().0, barrier().1);
-    log.push(1, 100, json!({"attach": {"session": B, "n": 1, "reply_to": "x"}}), json!([{"attached": {"session": B, "n": 1, "reply_to": "x"}}]));
+    log.push(
+        1,
+        100,
+        json!({"attach": {"session": B, "n": 1, "reply_to": "x"}}),
+        json!([{"attached": {"session": B, "n": 1, "reply_to": "x"}}]),
+    );
     let mut event = granted(B, 1, held("r", "exclusive", None, 1, 17));
     event[0]["granted"]["wait_ms"] = json!(30_000);
     log.push(1, 110, json!("advance"), event);
@@ -154,11 +179,22 @@ pub(super) fn story() -> Log {
     log.push(1, 160, acquire(B, 3, shared()), granted(B, 3, held("s", "shared", None, 1, 21)));
     // 23: a barrier, with r, pool and s held, one waiting for the pool.
     log.push(1, 165, barrier().0, barrier().1);
-    log.push(1, 170, json!({"force_release": {"resource": "r", "token": 17, "reason": "why", "by": "op"}}), json!([{"revoking": {"token": 17, "reason": "forced", "by": "op", "until": at(10_170)}}]));
+    log.push(
+        1,
+        170,
+        json!({"force_release": {"resource": "r", "token": 17, "reason": "why", "by": "op"}}),
+        json!([{"revoking": {"token": 17, "reason": "forced", "by": "op", "until": at(10_170)}}]),
+    );
     // 25: a barrier, with 17 being revoked.
     log.push(1, 175, barrier().0, barrier().1);
-    log.push(1, 180, json!({"release": {"session": B, "token": 17}}), json!([{"released": {"token": 17, "reason": "forced", "by": "op"}}]));
-    let (mut command, mut event) = (acquire(A, 4, exclusive("delay/x")), granted(A, 4, held("delay/x", "exclusive", None, 1, 27)));
+    log.push(
+        1,
+        180,
+        json!({"release": {"session": B, "token": 17}}),
+        json!([{"released": {"token": 17, "reason": "forced", "by": "op"}}]),
+    );
+    let (mut command, mut event) =
+        (acquire(A, 4, exclusive("delay/x")), granted(A, 4, held("delay/x", "exclusive", None, 1, 27)));
     command["acquire"]["hold_max_ms"] = json!(1000);
     event[0]["granted"]["hold_max_ms"] = json!(1000);
     log.push(1, 200, command, event);
@@ -167,7 +203,12 @@ pub(super) fn story() -> Log {
     log.push(1, 3300, json!({"tick": {"at": at(3200)}}), json!([{"ended": {"session": C, "seq": 2, "reason": "wait_limit"}}, {"revoking": {"token": 27, "reason": "hold_limit", "until": at(13_300)}}]));
     log.push(1, 3400, json!("checkpoint"), json!([{"checkpoint": {"of": 20, "hash": hash_of(b"body")}}]));
     // 31: epoch 2 after 6.6 s: the revocation goes to 19.9 s, leases begin again.
-    log.push(2, 10_000, json!("activate"), json!([{"epoch_started": {"epoch": 2, "incarnation": "33".repeat(16), "rules": 1}}]));
+    log.push(
+        2,
+        10_000,
+        json!("activate"),
+        json!([{"epoch_started": {"epoch": 2, "incarnation": "33".repeat(16), "rules": 1}}]),
+    );
     log.push(2, 15_000, json!("barrier"), json!([]));
     log.0[32]["renewed"] = json!([[A, 1], [B, 1], [C, 1]]);
     // 33: a barrier.
@@ -179,26 +220,71 @@ pub(super) fn story() -> Log {
     let mut command = acquire(C, 4, exclusive("delay/x"));
     command["acquire"]["wait_ms"] = json!(0);
     log.push(2, 20_300, command, json!([{"refused": {"session": C, "seq": 4, "reason": "busy"}}]));
-    log.push(2, 20_400, json!({"pause": {"by": "op", "reason": "why"}}), json!([{"paused": {"by": "op", "reason": "why"}}]));
+    log.push(
+        2,
+        20_400,
+        json!({"pause": {"by": "op", "reason": "why"}}),
+        json!([{"paused": {"by": "op", "reason": "why"}}]),
+    );
     // 39: a barrier, paused, and delay/x is free.
     log.push(2, 20_600, barrier().0, barrier().1);
-    log.push(2, 20_700, json!({"gone": {"session": B, "n": 1, "cause": "returned"}}), json!([{"unreachable": {"session": B, "n": 1}}]));
+    log.push(
+        2,
+        20_700,
+        json!({"gone": {"session": B, "n": 1, "cause": "returned"}}),
+        json!([{"unreachable": {"session": B, "n": 1}}]),
+    );
     // 41: a barrier, with B unreachable.
     log.push(2, 20_800, barrier().0, barrier().1);
-    log.push(2, 22_800, json!({"tick": {"at": at(22_700)}}), json!([{"session_ended": {"session": B, "reason": "fail_fast"}}]));
-    log.push(2, 22_900, json!({"resume": {"by": "op", "reason": "why"}}), json!([{"resumed": {"by": "op", "reason": "why"}}]));
+    log.push(
+        2,
+        22_800,
+        json!({"tick": {"at": at(22_700)}}),
+        json!([{"session_ended": {"session": B, "reason": "fail_fast"}}]),
+    );
+    log.push(
+        2,
+        22_900,
+        json!({"resume": {"by": "op", "reason": "why"}}),
+        json!([{"resumed": {"by": "op", "reason": "why"}}]),
+    );
     log.push(2, 23_000, json!("advance"), granted(C, 3, held("delay/x", "exclusive", None, 1, 44)));
     // 45: a barrier, with A and C live, C holds delay/x.
     log.push(2, 23_100, barrier().0, barrier().1);
-    log.push(2, 25_100, json!({"tick": {"at": at(25_000)}}), json!([{"session_ended": {"session": A, "reason": "lease_expired"}}]));
-    log.push(2, 25_200, json!({"cancel": {"session": C, "seq": 5}}), json!([{"ended": {"session": C, "seq": 5, "reason": "cancelled"}}]));
+    log.push(
+        2,
+        25_100,
+        json!({"tick": {"at": at(25_000)}}),
+        json!([{"session_ended": {"session": A, "reason": "lease_expired"}}]),
+    );
+    log.push(
+        2,
+        25_200,
+        json!({"cancel": {"session": C, "seq": 5}}),
+        json!([{"ended": {"session": C, "seq": 5, "reason": "cancelled"}}]),
+    );
     log.push(2, 25_300, acquire(C, 6, exclusive("r")), granted(C, 6, held("r", "exclusive", None, 1, 48)));
-    log.push(2, 25_400, json!({"force_release": {"resource": "r", "token": 48, "reason": "why", "by": "op", "now": true}}), json!([{"released": {"token": 48, "reason": "forced", "by": "op"}}]));
+    log.push(
+        2,
+        25_400,
+        json!({"force_release": {"resource": "r", "token": 48, "reason": "why", "by": "op", "now": true}}),
+        json!([{"released": {"token": 48, "reason": "forced", "by": "op"}}]),
+    );
     // 50: a barrier.
     log.push(2, 25_500, barrier().0, barrier().1);
-    log.push(2, 25_600, json!({"close": {"session": C}}), json!([{"session_ended": {"session": C, "reason": "closed"}}]));
+    log.push(
+        2,
+        25_600,
+        json!({"close": {"session": C}}),
+        json!([{"session_ended": {"session": C, "reason": "closed"}}]),
+    );
     log.push(2, 25_700, json!({"open": open(1, 10_000)}), json!([{"opened": opened(1, 10_000)}]));
-    log.push(2, 25_800, json!({"gone": {"session": 52, "n": 0, "cause": "closed"}}), json!([{"session_ended": {"session": 52, "reason": "connection_closed"}}]));
+    log.push(
+        2,
+        25_800,
+        json!({"gone": {"session": 52, "n": 0, "cause": "closed"}}),
+        json!([{"session_ended": {"session": 52, "reason": "connection_closed"}}]),
+    );
     log.push(2, 25_900, json!("finish"), json!([{"closed": {}}]));
     log
 }
