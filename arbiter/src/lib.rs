@@ -1,5 +1,6 @@
 //! The arbiter.
 
+pub mod audit;
 mod checkpointer;
 pub mod clock;
 pub mod log;
