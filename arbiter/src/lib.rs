@@ -1,4 +1,9 @@
 //! The arbiter.
 
+mod checkpointer;
+pub mod clock;
 pub mod log;
+pub mod partition;
+pub mod serve;
 pub mod state;
+pub mod transport;
