@@ -738,6 +738,11 @@ class Rules(Case):
         self.log.release(self.a, token)
         self.log.advance(self.b, 1)
         self.bad(self.FIT)
+        token = self.again().grant(self.a, 1)
+        self.log.queue(self.b, 1)
+        self.log.release(self.a, token)
+        self.log.advance(self.b, 1, [claim(mode="shared")])
+        self.bad(self.FIT)
 
     def test_exclusion(self):
         for first, second in (("exclusive", "exclusive"), ("exclusive", "shared"), ("shared", "exclusive"), ("shared", "permits"),
@@ -964,6 +969,14 @@ class Rules(Case):
             self.log.revoke(token)
             self.log.release(self.a, token, reason, **by)
             self.good() if by == {"by": "uid:0"} else self.bad("Revocation")
+
+    def test_by_goes_with_forced(self):
+        token = self.log.grant(self.a, 1, hold_max_ms=50)
+        self.log.tick(revoking(token, self.log.ms + 50 + LEASE, by="uid:0"), ms=self.log.ms + 50)
+        self.bad("Revocation")
+        token = self.again().grant(self.a, 1)
+        self.log.force(token, released(token, "forced"), now=True)
+        self.bad("Revocation")
 
     def test_revocation_by_tick(self):
         token = self.log.grant(self.a, 1)
