@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Service {
     /// Where clients connect.
     pub url: String,
+    /// What was met in each partition's folder.
+    pub opened: Vec<file::Opened>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), ServeError>>,
 }
@@ -53,10 +55,10 @@ impl Service {
             async {
                 let _ = stopped.await;
             },
-            |is| drop(ready.send(is.url)),
+            |is| drop(ready.send(is)),
         ));
         match is_ready.await {
-            Ok(url) => Ok(Self { url, stop, ended }),
+            Ok(is) => Ok(Self { url: is.url, opened: is.partitions, stop, ended }),
             Err(_) => Err(ended.await.expect("it does not panic").expect_err("it ended before it was ready")),
         }
     }
