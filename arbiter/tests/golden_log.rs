@@ -4,6 +4,7 @@
 use arbiterq::audit::verify::verify_folder;
 use arbiterq::log::chain::{ChainTip, Sealed, hash_of};
 use arbiterq::log::record::{Command, Event, Record};
+use arbiterq::state::{State, decide};
 use arbiterq_client::wire::{Reason, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -323,6 +324,27 @@ fn the_golden_log_is_verified() {
     if let Err(error) = verify_folder(&folder(), &mut |_| {}) {
         panic!("{error}");
     }
+}
+
+/// The state machine decides every command as the log says, and owes an `advance` where one follows.
+#[test]
+fn the_golden_log_is_decided_the_same_again() {
+    let mut state = State::new(ChainTip::before(0));
+    for sealed in golden() {
+        let Record { index, at, renewed, command, events, .. } = &sealed.record;
+        let given = matches!(
+            command,
+            Command::Create | Command::Activate | Command::Policy | Command::Checkpoint | Command::Finish
+        );
+        let owed = state.can_advance() && !matches!(command, Command::Activate);
+        assert_eq!(owed, matches!(command, Command::Advance), "record {index}");
+        state.renew(renewed, *at);
+        if !given {
+            assert_eq!(&decide(&state, command, *at), events, "record {index}");
+        }
+        state.apply(&sealed);
+    }
+    assert_eq!((state.sessions().count(), state.grants_in_force().count()), (0, 0));
 }
 
 /// The names of an enum's alternatives, from what its decoder says it expected.
