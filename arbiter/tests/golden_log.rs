@@ -320,6 +320,17 @@ fn a_record_that_is_read_and_sealed_again_has_the_same_bytes() {
 }
 
 #[test]
+fn the_examples_of_the_document_are_its_first_records() {
+    let document = folder().join("../../../log.md");
+    let document = fs::read_to_string(document).unwrap();
+    for sealed in &golden()[..4] {
+        let line = std::str::from_utf8(&sealed.line).unwrap();
+        let example = format!("```json\n{line}\n```\n{} bytes, SHA-256 `{}`\n", line.len(), sealed.hash);
+        assert!(document.contains(&example), "not in log.md:\n{example}");
+    }
+}
+
+#[test]
 fn the_golden_log_is_verified() {
     if let Err(error) = verify_folder(&folder(), &mut |_| {}) {
         panic!("{error}");
