@@ -1,6 +1,8 @@
 //! The golden log in `client/protocol/golden/log/0/`: a history with every kind of command and event, valid under
 //! every rule of `client/protocol/log.md`. `UPDATE=1` writes it anew; a difference is a change of the format.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
 use arbiterq::audit::verify::verify_folder;
 use arbiterq::log::chain::{ChainTip, Sealed, hash_of};
 use arbiterq::log::record::{Command, Event, Record};

@@ -3,6 +3,8 @@
 //!
 //! Judged by the few keywords that these schemas use; any other one fails the test.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
 use arbiterq_client::wire::{Reason, ReplyBody, RequestBody};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
