@@ -144,7 +144,7 @@ fn status_full(genesis: LogId, incarnation: Nonce) -> Status {
         position: 1,
         mode: Mode::Shared,
         permits: None,
-        session: other.clone(),
+        session: other,
         seq: 1,
         waited_ms: 30_000,
         priority: 0,
