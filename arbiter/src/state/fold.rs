@@ -59,7 +59,8 @@ impl State {
         for event in &record.events {
             self.apply_event(event, &of, &mut freed);
         }
-        while let Some(key) = self.deadlines.delay_over(of.at).cloned() {
+        let over = self.deadlines.delays_over(of.at).cloned();
+        for key in over.collect::<Vec<_>>() {
             self.end_delay(&key, &mut freed);
         }
         self.tip = ChainTip { next_index: of.index.saturating_add(1), hash: of.hash };
@@ -441,17 +442,11 @@ impl State {
         self.put_waiter(Waiter { request: grant.request, claims, suspended: Some(token) });
     }
 
-    /// Nobody is granted a resource for a while. The later end counts.
+    /// Nobody is granted a resource for a while, whatever was said before.
     pub(super) fn delay(&mut self, key: ResourceKey, delay: Delay) {
         let (resource, _) = self.resource_mut(key.clone());
-        if let Some(before) = resource.delay {
-            if before.until >= delay.until {
-                return;
-            }
-            resource.delay = Some(delay);
+        if let Some(before) = resource.delay.replace(delay) {
             self.deadlines.delays.remove(&(before.until, key.clone()));
-        } else {
-            resource.delay = Some(delay);
         }
         self.deadlines.delays.insert((delay.until, key));
     }
