@@ -51,6 +51,11 @@ impl Spot {
 }
 
 impl Freed {
+    /// For a state of which nothing is known yet.
+    pub(super) fn everything() -> Self {
+        Self { everywhere: true, ..Self::default() }
+    }
+
     /// A holder (from the first turn) or a waiter left a resource.
     pub(super) fn note(
         &mut self,

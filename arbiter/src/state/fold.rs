@@ -16,6 +16,7 @@ use crate::log::record::{Command, Event};
 use arbiterq_client::wire::{
     Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
 };
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 
 /// The record whose events are folded.
@@ -207,7 +208,7 @@ impl State {
         }
     }
 
-    fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
+    pub(super) fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let (before, _) = session.due();
         change(session);
@@ -223,17 +224,18 @@ impl State {
         for (_, live) in session.requests.iter() {
             let Live::Waiting(place) = live else { continue };
             let Some(waiter) = self.waiters.get_mut(&place) else { continue };
-            if waiter.suspended.take().is_none() {
-                continue;
+            if waiter.suspended.take().is_some() {
+                pass_over(&mut self.resources, waiter);
+                freed.again.insert(waiter.request.turn());
             }
-            let turn = waiter.request.turn();
-            for claim in &waiter.claims {
-                if let Some(resource) = self.resources.get_mut(&ResourceKey::new(&claim.resource)) {
-                    resource.line.set_suspended(turn, false);
-                }
-            }
-            freed.again.insert(turn);
         }
+    }
+
+    /// A waiter is passed over from now on.
+    pub(super) fn set_suspended(&mut self, place: u64, token: Token) {
+        let Some(waiter) = self.waiters.get_mut(&place) else { return };
+        waiter.suspended = Some(token);
+        pass_over(&mut self.resources, waiter);
     }
 
     fn end_session(&mut self, id: SessionId, freed: &mut Freed) {
@@ -474,6 +476,15 @@ impl State {
                 let rule = self.policy.index_of(&name);
                 (entry.insert(Resource::new(rule)), name)
             }
+        }
+    }
+}
+
+/// Tells the lines whether a waiter is passed over.
+fn pass_over(resources: &mut BTreeMap<ResourceKey, Resource>, waiter: &Waiter) {
+    for claim in &waiter.claims {
+        if let Some(resource) = resources.get_mut(&ResourceKey::new(&claim.resource)) {
+            resource.line.set_suspended(waiter.request.turn(), waiter.suspended.is_some());
         }
     }
 }
