@@ -2,10 +2,11 @@
 //! languages are tested against. `UPDATE=1` writes the files anew; a difference is a change of the format.
 
 use arbiterq_client::wire::{
-    Acquire, Alive, Attach, Auth, Cancel, Cause, Claim, Close, Done, Ended, ForceRelease, Gone, Granted, Hash,
-    HeldBy, KeepAlive, LogId, Lost, Mode, Nonce, Nudge, Open, Opened, OwnerRef, Pause, Queued, Reason, Refused,
-    Release, Released, Reply, ReplyBody, Request, RequestBody, ResourceName, Resume, RevokedToken, SessionEnded,
-    SessionKey, Status, StatusAsk, StatusHolder, StatusResource, StatusSession, StatusWaiter, StatusWhat, Tick,
+    Acquire, Alive, Attach, Auth, Cancel, Cause, Claim, Close, Done, Ended, ForceRelease, Gone, Granted,
+    Hash, HeldBy, KeepAlive, LogId, Lost, Mode, Nonce, Nudge, Open, Opened, OwnerRef, Pause, Queued, Reason,
+    Refused, Release, Released, Reply, ReplyBody, Request, RequestBody, ResourceName, Resume, RevokedToken,
+    SessionEnded, SessionKey, Status, StatusAsk, StatusHolder, StatusResource, StatusSession, StatusWaiter,
+    StatusWhat, Tick,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -158,12 +159,8 @@ fn status_full(genesis: LogId, incarnation: Nonce) -> Status {
         suspended: true,
         ..waiter.clone()
     };
-    let row = StatusResource {
-        resource: resource("db/migrate"),
-        holders: 1,
-        waiting: 2,
-        oldest_wait_ms: 30_000,
-    };
+    let row =
+        StatusResource { resource: resource("db/migrate"), holders: 1, waiting: 2, oldest_wait_ms: 30_000 };
     Status {
         id: "s-2".into(),
         genesis,
@@ -212,8 +209,7 @@ fn replies() -> Vec<Reply> {
         suspended: vec![6],
         positions: vec![(5, 1), (6, 2)],
     };
-    let status =
-        Status { id: "s-1".into(), genesis, incarnation, sessions: 2, held: 1, ..Status::default() };
+    let status = Status { id: "s-1".into(), genesis, incarnation, sessions: 2, held: 1, ..Status::default() };
     vec![
         of(B::Opened(opened)),
         of(B::Queued(Queued { seq: 3, position: 2, waiting: 2, held_by: Some(held_by) })),
@@ -291,7 +287,8 @@ fn a_client_ignores_what_it_does_not_know() {
     assert_eq!(Reply::decode(unknown_kind).unwrap(), None);
     let unknown_version = br#"{"v":2,"partition":0,"epoch":7,"index":4812,"done":{"id":"f-1"}}"#;
     assert_eq!(Reply::decode(unknown_version).unwrap(), None);
-    let unknown_field = br#"{"v":1,"partition":0,"epoch":7,"index":4812,"new":1,"done":{"id":"f-1","new":1}}"#;
+    let unknown_field =
+        br#"{"v":1,"partition":0,"epoch":7,"index":4812,"new":1,"done":{"id":"f-1","new":1}}"#;
     let known = Reply::decode(unknown_field).unwrap().map(|reply| reply.body);
     assert_eq!(known, Some(ReplyBody::Done(Done { id: "f-1".into() })));
     let unknown_reason =
@@ -304,10 +301,8 @@ fn a_client_ignores_what_it_does_not_know() {
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let requests = requests().into_iter().map(|r| r.encode());
     let lines: Vec<Vec<u8>> = requests.chain(replies().into_iter().map(|r| r.encode())).collect();
-    let byte = prop_oneof![
-        any::<u8>(),
-        proptest::sample::select(br#"{}[]",:0123456789-+.eE\u null true"#.to_vec())
-    ];
+    let byte =
+        prop_oneof![any::<u8>(), proptest::sample::select(br#"{}[]",:0123456789-+.eE\u null true"#.to_vec())];
     let edit = (any::<proptest::sample::Index>(), 0..3u8, byte);
     (proptest::sample::select(lines), proptest::collection::vec(edit, 1..6)).prop_map(|(mut line, edits)| {
         for (at, how, byte) in edits {
