@@ -26,9 +26,7 @@ pub use planted::Planted;
 pub use request::{Ask, End, RequestId};
 
 use crate::clock::Micros;
-use crate::wire::{
-    Granted, HeldBy, LogId, OwnerRef, Reason, Request, Seq, SessionId, SessionKey, Token,
-};
+use crate::wire::{Granted, HeldBy, LogId, OwnerRef, Reason, Request, Seq, SessionId, SessionKey, Token};
 use lease::Lease;
 use planted::Plants;
 use request::{Entry, Owed, State};
@@ -362,7 +360,7 @@ impl SessionCore {
         let all: Vec<RequestId> = self.requests.keys().copied().collect();
         for request in all {
             self.finish(request, |state| match state {
-                State::Held { token, .. } => Some(Event::Lost { request, token, reason: Reason::Closed }),
+                State::Held { token } => Some(Event::Lost { request, token: *token, reason: Reason::Closed }),
                 State::Lost { .. } => None,
                 _ => Some(Event::Ended { request, end: End::Closed }),
             });
@@ -389,9 +387,11 @@ impl SessionCore {
     pub fn believes(&self, token: Token, now: Micros) -> bool {
         let Phase::Open(session) = &self.phase else { return false };
         session.lease.in_force(now)
-            && session.live.values().any(|request| match self.requests.get(request).map(|entry| &entry.state) {
-                Some(State::Held { token: held, .. }) => *held == token,
-                _ => false,
+            && session.live.values().any(|request| {
+                match self.requests.get(request).map(|entry| &entry.state) {
+                    Some(State::Held { token: held, .. }) => *held == token,
+                    _ => false,
+                }
             })
     }
 
