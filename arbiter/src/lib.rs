@@ -1,4 +1,5 @@
 //! The arbiter.
 
 pub mod log;
+pub mod partition;
 pub mod state;

@@ -1,4 +1,6 @@
 //! The grant log: records, the chain rule, and the stores that keep them.
 
 pub mod chain;
+pub mod checkpoint;
+pub mod file;
 pub mod record;

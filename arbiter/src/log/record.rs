@@ -5,8 +5,8 @@
 //! Nothing here decides or folds.
 
 use arbiterq_client::wire::{
-    Cause, Claim, ClaimGranted, Hash, LogId, Nonce, OwnerRef, PrincipalBy, Reason, ResourceName, Seq, SessionId,
-    Timestamp, Token,
+    Cause, Claim, ClaimGranted, Hash, LogId, Nonce, OwnerRef, PrincipalBy, Reason, ResourceName, Seq,
+    SessionId, Timestamp, Token,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

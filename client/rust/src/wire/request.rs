@@ -3,8 +3,8 @@
 use super::names::check_text;
 use super::{
     ADDRESS_BYTES_MAX, Claim, ID_BYTES_MAX, INTEGER_MAX, LABEL_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
-    LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq, SessionId,
-    SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
+    LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq,
+    SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
 };
 use serde::{Deserialize, Serialize};
 
@@ -504,7 +504,8 @@ fn diagnose(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     }
     let envelope = ["v", "partition", "session", "key"];
     let known_kind = fields.keys().any(|name| KINDS.contains(&name.as_str()));
-    let stray = fields.keys().find(|name| !envelope.contains(&name.as_str()) && !KINDS.contains(&name.as_str()));
+    let stray =
+        fields.keys().find(|name| !envelope.contains(&name.as_str()) && !KINDS.contains(&name.as_str()));
     let shown = |name: &str| name.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
     if let Some(stray) = stray {
         let reason = if known_kind { Reason::UnknownField } else { Reason::UnknownKind };

@@ -1,0 +1,198 @@
+//! The file log store: a folder a partition, written by one process, read by anybody.
+//!
+//! | file | what |
+//! |---|---|
+//! | `00000000000000004812.log` | a segment: records from that index on, a line each |
+//! | `durable` | index and hash of the highest record known durable ([`Mark`]) |
+//! | `lock` | locked by the arbiter that has the folder |
+//! | `checkpoint-….jsonl`, `checkpoint-….manifest` | the live state as of an earlier record ([`super::checkpoint`]) |
+//!
+//! Every line counts here: a void or doubled one is damage. The last segment may end in zero bytes: room for the
+//! next records, written ahead because a sync that does not also have to record a new file size is much faster.
+//!
+//! Only the thread of [`writer`] writes records; what it reports is the proof of design section 4. Nothing here
+//! decides, answers or knows the state: [`FileLog::open`] hands it what is on disk, step by step.
+
+pub mod error;
+mod folder;
+mod mark;
+mod measure;
+mod open;
+mod reader;
+mod writer;
+
+pub use error::{AppendError, Damage, DamageKind, IoFailure, OpenError, ReadError, WriteError};
+pub use folder::{FolderLines, Line, Position, Segment, segments};
+pub use mark::Mark;
+pub use measure::{SyncTimes, measure_sync};
+pub use reader::{Cursor, FileLogReader, ReadRecord};
+pub use writer::Proofs;
+
+use super::chain::{ChainTip, Sealed};
+use super::checkpoint::CheckpointStore;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// When a record counts as durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// After `fdatasync`: survives a power cut.
+    #[default]
+    Always,
+    /// After `write`: survives the process, not the machine. The mark moves only when a segment or a checkpoint
+    /// is finished and at the end, so that a power cut is met as a torn tail and not as damage.
+    Never,
+}
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// When a record is proven.
+    pub fsync: Fsync,
+    /// A segment that would grow beyond this is finished and the next one begun. An entry that is larger gets a
+    /// segment of its own.
+    pub segment_bytes_max: u64,
+    /// So many zero bytes are written ahead of the records; 0 for none. None either with [`Fsync::Never`].
+    pub zero_ahead_bytes: u64,
+    /// Entries that wait for the writer; one more is refused [`AppendError::Full`].
+    pub queue_entries_max: usize,
+    /// Bytes that wait for the writer; an entry that would go beyond is refused [`AppendError::Full`], unless
+    /// nothing else waits.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            fsync: Fsync::Always,
+            segment_bytes_max: 64 * 1024 * 1024,
+            zero_ahead_bytes: 256 * 1024,
+            queue_entries_max: 4096,
+            queue_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// What [`FileLog::open`] hands to its caller, in this order: one `Start` or `Checkpoint`, then every record
+/// after it.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// Begin with nothing. Also after a `Checkpoint` that the caller refused.
+    Start,
+    /// Begin with this state. Its hash is in the chain. An error means that this checkpoint is not usable; an
+    /// earlier one follows, or `Start`.
+    Checkpoint {
+        /// The index of the last record that is in it.
+        of: u64,
+        /// Where the chain stands after that record.
+        tip: ChainTip,
+        /// The body, as it was given to [`CheckpointStore`].
+        body: &'a [u8],
+    },
+    /// The next record. An error ends the opening as [`OpenError::Refused`].
+    Record(&'a Sealed),
+}
+
+/// What was met when a log was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Where the chain stands; none if the log is empty, and the first entry must begin with a genesis.
+    pub tip: Option<ChainTip>,
+    /// The checkpoint that was used.
+    pub checkpoint: Option<u64>,
+    /// Checkpoints that were not usable, newest first, and why.
+    pub unusable: Vec<(PathBuf, String)>,
+    /// What was cut from the end.
+    pub cut: Option<Cut>,
+    /// Records that were read.
+    pub records: u64,
+    /// Where the log ends, to read on from there; none if it is empty.
+    pub end: Option<Cursor>,
+}
+
+/// A torn end of the log that was cut: none of it was known durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment.
+    pub file: PathBuf,
+    /// The first line that was cut, from 1.
+    pub line: u64,
+    /// The length of what was cut.
+    pub bytes: u64,
+    /// Lines that were cut, whole or not.
+    pub lines: u64,
+    /// The last record that is left; none if the log is empty now.
+    pub after: Option<u64>,
+    /// What was wrong with the first line.
+    pub kind: DamageKind,
+}
+
+/// A log folder, open for appending; the only opener as long as it lives.
+///
+/// Dropping it lets the writer finish what is queued, without waiting; [`close`](Self::close) waits.
+#[derive(Debug)]
+pub struct FileLog {}
+
+impl FileLog {
+    /// Opens a folder and hands its newest usable checkpoint and all records after it to `replay`.
+    ///
+    /// A folder that does not exist or is empty is made a log without records. Blocks.
+    ///
+    /// # Errors
+    /// In use, damaged at or below the mark, a record that `replay` refused, or the system's.
+    pub fn open(
+        dir: &Path,
+        options: Options,
+        replay: &mut dyn FnMut(Step<'_>) -> Result<(), String>,
+    ) -> Result<(Self, Opened), OpenError> {
+        unimplemented!()
+    }
+
+    /// Where the chain stands after everything appended so far, proven or not; none while the log is empty.
+    pub fn tip(&self) -> Option<ChainTip> {
+        unimplemented!()
+    }
+
+    /// Queues an entry for writing. Never blocks.
+    ///
+    /// # Errors
+    /// The queue is full, or the log failed. Nothing was queued then.
+    ///
+    /// # Panics
+    /// If the entry is empty or does not extend the chain: what we compute is asserted.
+    pub fn append(&mut self, entry: &[Sealed]) -> Result<(), AppendError> {
+        unimplemented!()
+    }
+
+    /// Waits until [`append`](Self::append) would not find the queue full, or the log has failed.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn room(&self) {
+        unimplemented!()
+    }
+
+    /// What is proven, and how it ends. Every clone hears everything from when it was made.
+    pub fn proofs(&self) -> Proofs {
+        unimplemented!()
+    }
+
+    /// Reads records beside the writer, up to what is proven; from the first one without a cursor.
+    pub fn reader(&self, from: Option<Cursor>) -> FileLogReader {
+        unimplemented!()
+    }
+
+    /// Keeps checkpoints of this log.
+    pub fn checkpoints(&self) -> CheckpointStore {
+        unimplemented!()
+    }
+
+    /// Writes, syncs and reports what is queued, then gives the folder back. Blocks.
+    ///
+    /// # Errors
+    /// A write or a sync failed, now or before.
+    pub fn close(self) -> Result<(), WriteError> {
+        unimplemented!()
+    }
+}
