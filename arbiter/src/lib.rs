@@ -2,4 +2,5 @@
 
 pub mod log;
 pub mod partition;
+pub mod settings;
 pub mod state;
