@@ -108,7 +108,9 @@ pub enum DamageKind {
     #[error("the log ends before the record that `durable` names")]
     EndsEarly,
     /// Records are missing at the beginning, and no checkpoint stands for them.
-    #[error("the log does not begin here: earlier segments are missing, and there is no checkpoint to start from")]
+    #[error(
+        "the log does not begin here: earlier segments are missing, and there is no checkpoint to start from"
+    )]
     BeginsLate,
     /// Records are missing in the middle.
     #[error("a segment is missing: the next one there is {}", .next.display())]
@@ -146,7 +148,9 @@ impl fmt::Display for Damage {
         if let Some(durable) = self.durable {
             write!(f, "everything up to index {durable} was known durable; ")?;
         }
-        f.write_str("nothing was changed; put the file back from a copy, `arbiter audit verify` says what is intact")
+        f.write_str(
+            "nothing was changed; put the file back from a copy, `arbiter audit verify` says what is intact",
+        )
     }
 }
 

@@ -352,7 +352,7 @@ impl Request {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() > MESSAGE_BYTES_MAX {
             let detail = format!("{} bytes, the limit is {MESSAGE_BYTES_MAX}", bytes.len());
-            return Err(DecodeError::bare(Reason::MessageTooLong, detail));
+            return Err(DecodeError::of(Reason::MessageTooLong, detail));
         }
         let mut raw: Raw = serde_json::from_slice(bytes).map_err(|e| diagnose(bytes, &e))?;
         if raw.v != VERSION {
@@ -469,8 +469,28 @@ fn number(what: &str, value: u64, max: u64) -> Result<(), (Reason, String)> {
 }
 
 impl DecodeError {
-    fn bare(reason: Reason, detail: String) -> Self {
+    /// A refusal that does not say of which message.
+    pub fn of(reason: Reason, detail: String) -> Self {
         Self { reason, detail, id: None, session: None, seq: None, token: None }
+    }
+
+    /// The same refusal, of this message.
+    pub fn naming(mut self, request: &Request) -> Self {
+        use RequestBody as B;
+        self.session = request.auth.as_ref().map(|auth| auth.session);
+        (self.id, self.seq, self.token) = match &request.body {
+            B::Open(Open { id, .. })
+            | B::Status(StatusAsk { id, .. })
+            | B::ForceRelease(ForceRelease { id, .. })
+            | B::Pause(Pause { id, .. })
+            | B::Resume(Resume { id, .. }) => (Some(id.clone()), None, None),
+            B::Acquire(Acquire { seq, .. }) | B::Cancel(Cancel { seq }) => (None, Some(*seq), None),
+            B::Release(Release { token }) => (None, None, Some(*token)),
+            B::Attach(_) | B::KeepAlive(_) | B::Close(_) | B::Tick(_) | B::Gone(_) | B::Nudge(_) => {
+                (None, None, None)
+            }
+        };
+        self
     }
 
     /// The refusal with whatever names the message: read leniently, for the message itself may be no good.
@@ -495,7 +515,7 @@ fn diagnose(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(bytes) else {
         // The position, not the text: serde quotes what it found, and that may be a secret.
         let detail = format!("not one JSON object (line {}, column {})", error.line(), error.column());
-        return DecodeError::bare(Reason::Malformed, detail);
+        return DecodeError::of(Reason::Malformed, detail);
     };
     let version = fields.get("v").and_then(serde_json::Value::as_u64);
     if version.is_some_and(|v| v != u64::from(VERSION)) {
