@@ -1,22 +1,21 @@
-//! The one place where time enters.
+//! The one place where time enters the arbiter: the client library's clock, counted from the start, and the wall.
 
 use crate::partition::Uptime;
+use arbiterq_client::Clock as Steady;
 use arbiterq_client::wire::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A steady clock that also counts suspended time, and the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    steady: Steady,
     start: Duration,
-    /// The steady clock is the runtime's, which tests can pause.
-    paused: Option<tokio::time::Instant>,
 }
 
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
-        Self { start: boot_time(), paused: None }
+        Self::on(Steady::Boot)
     }
 
     /// The runtime's clock, which a test may have paused.
@@ -24,20 +23,23 @@ impl Clock {
     /// # Panics
     /// Outside a runtime.
     pub fn of_runtime() -> Self {
-        Self { start: Duration::ZERO, paused: Some(tokio::time::Instant::now()) }
+        Self::on(Steady::Tokio)
+    }
+
+    fn on(steady: Steady) -> Self {
+        Self { steady, start: Duration::from_micros(steady.now()) }
     }
 
     /// Time since this clock was made.
     pub fn uptime(&self) -> Uptime {
-        match self.paused {
-            Some(start) => start.elapsed(),
-            None => boot_time().saturating_sub(self.start),
-        }
+        Duration::from_micros(self.steady.now()).saturating_sub(self.start)
     }
 
     /// The wall clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(u64::try_from(of(ClockId::Realtime).as_micros()).unwrap_or(u64::MAX))
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Waits until an uptime; for ever without one.
@@ -50,14 +52,4 @@ impl Clock {
             None => std::future::pending().await,
         }
     }
-}
-
-fn boot_time() -> Duration {
-    of(ClockId::Boottime)
-}
-
-fn of(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

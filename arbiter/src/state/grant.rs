@@ -1,27 +1,79 @@
-//! Grants in force, and what is known of a request.
+//! Requests that wait or hold, and what is known of the others.
 
-use arbiterq_client::wire::{ClaimGranted, Hash, Reason, Seq, SessionId, Timestamp, Token};
+use super::line::Turn;
+use arbiterq_client::wire::{Claim, ClaimGranted, Hash, OwnerRef, Reason, Seq, SessionId, Timestamp, Token};
+use std::sync::Arc;
+
+/// What a request keeps while it waits and while it holds, so that an undone grant can wait again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Request {
+    pub(super) session: SessionId,
+    pub(super) seq: Seq,
+    /// The owner, if it is another request's.
+    pub(super) owner: Option<OwnerRef>,
+    pub(super) priority: u8,
+    /// The index of the record that queued it, or granted it at once.
+    pub(super) place: u64,
+    /// That record's moment.
+    pub(super) placed_at: Timestamp,
+    pub(super) wait_ms: Option<u64>,
+    /// The end of its wait, moved by the gaps before epochs.
+    pub(super) wait_until: Option<Timestamp>,
+    pub(super) hold_max_ms: Option<u64>,
+    pub(super) reason: Option<Arc<str>>,
+    pub(super) value: Option<Arc<str>>,
+}
+
+impl Request {
+    pub(super) fn turn(&self) -> Turn {
+        Turn::new(self.priority, self.place)
+    }
+
+    /// Whom re-entrancy is judged by.
+    pub(super) fn owner(&self) -> OwnerRef {
+        self.owner.unwrap_or(OwnerRef(self.session, self.seq))
+    }
+}
+
+/// A request without a grant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Waiter {
+    pub(super) request: Request,
+    pub(super) claims: Box<[Claim]>,
+    /// The grant that was undone: it is passed over until its client attaches.
+    pub(super) suspended: Option<Token>,
+}
 
 /// A grant in force.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
-    session: SessionId,
-    seq: Seq,
-    claims: Vec<ClaimGranted>,
-    hash: Hash,
-    since: Timestamp,
-    revoking: Option<Reason>,
+    pub(super) request: Request,
+    pub(super) claims: Box<[ClaimGranted]>,
+    pub(super) hash: Hash,
+    pub(super) since: Timestamp,
+    /// The end of its hold, moved by the gaps before epochs.
+    pub(super) hold_until: Option<Timestamp>,
+    pub(super) revoking: Option<Box<Revoking>>,
+}
+
+/// A holder's right that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Revoking {
+    pub(super) reason: Reason,
+    pub(super) by: Option<Arc<str>>,
+    /// When the grant ends if its client does not acknowledge; moved by the gaps before epochs.
+    pub(super) until: Timestamp,
 }
 
 impl Grant {
     /// Whose.
     pub fn session(&self) -> SessionId {
-        self.session
+        self.request.session
     }
 
     /// Which request.
     pub fn seq(&self) -> Seq {
-        self.seq
+        self.request.seq
     }
 
     /// What is held.
@@ -41,7 +93,7 @@ impl Grant {
 
     /// Why it is being revoked, if it is.
     pub fn revoking(&self) -> Option<Reason> {
-        self.revoking
+        self.revoking.as_ref().map(|revoking| revoking.reason)
     }
 }
 

@@ -1,36 +1,71 @@
-//! The state machine: what every record that counts has made of a partition, and what the next command changes.
+//! The state machine: what the records that count have made of a partition, and what the next command changes.
+//!
+//! [`decide`] reads a [`State`] and gives events; [`State::fold`] takes a record's events into the state. Both
+//! are total: no command and no record makes either fail. Everything here is pure: no clock, no I/O, no
+//! randomness, no iteration over hash maps (there are none), so that the same records make the same state
+//! anywhere, and a replay decides every command the same.
+//!
+//! Where to look: `decide` for what a command does, `fold` for what an event does, `advance` for whose turn it
+//! is, `session` for the rule "Once", `resource` and `line` for what fits beside what and in which order,
+//! `deadline` for what falls due, `policy` for limits by pattern, `look` for what is told, [`snapshot`] for
+//! checkpoints.
 
+mod advance;
+mod deadline;
+mod decide;
+mod fold;
 mod grant;
+mod line;
+mod look;
+mod policy;
+mod resource;
 mod session;
 pub mod snapshot;
 
+pub use decide::{DELAYED_MAX, decide};
 pub use grant::{Grant, Known, Outcome};
 pub use session::Session;
 
-use crate::log::chain::{ChainTip, Sealed};
-use crate::log::record::{Command, Event, Genesis, Policy};
-use arbiterq_client::wire::{self, Hash, Nonce, Reason, Seq, SessionId, StatusWhat, Timestamp, Token};
-use std::collections::BTreeMap;
+use crate::log::chain::ChainTip;
+use crate::log::record::{Genesis, Policy};
+use arbiterq_client::wire::{Hash, Nonce, OwnerRef, ResourceName, Seq, SessionId, Timestamp, Token};
+use deadline::Deadlines;
+use grant::{Request, Waiter};
+use line::Turn;
+use policy::{Limits, Rules};
+use resource::{Resource, ResourceKey};
+use session::Live;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The live state of a partition as of a record.
+///
+/// Equal states decide equally for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     tip: ChainTip,
     at: Timestamp,
-    epoch: u64,
-    incarnation: Option<Nonce>,
-    rules: u32,
     genesis: Option<Genesis>,
-    policy: Arc<Policy>,
-    paused: Option<Arc<str>>,
+    epoch: u64,
+    epoch_at: Timestamp,
+    incarnation: Option<Nonce>,
+    /// The version of the decision rules.
+    rules: u32,
+    policy: Rules,
+    /// By whom, and why.
+    paused: Option<(Arc<str>, Arc<str>)>,
     sessions: BTreeMap<SessionId, Session>,
+    /// Live sessions by the hashes of their keys.
+    keys: BTreeMap<Hash, SessionId>,
+    /// By place.
+    waiters: BTreeMap<u64, Box<Waiter>>,
     grants: BTreeMap<Token, Grant>,
-}
-
-/// What a command changes, as events. Never fails; the record's index is `state.tip().next_index`.
-pub fn decide(_state: &State, _command: &Command, _at: Timestamp) -> Vec<Event> {
-    Vec::new()
+    resources: BTreeMap<ResourceKey, Resource>,
+    /// What is held for another request's owner.
+    owned: BTreeSet<(OwnerRef, ResourceKey, Token)>,
+    deadlines: Deadlines,
+    /// Exactly the waiters whose turn it is; none while paused.
+    ready: BTreeSet<Turn>,
 }
 
 impl State {
@@ -39,28 +74,23 @@ impl State {
         Self {
             tip: first,
             at: Timestamp::default(),
+            genesis: None,
             epoch: 0,
+            epoch_at: Timestamp::default(),
             incarnation: None,
             rules: 0,
-            genesis: None,
-            policy: Arc::default(),
+            policy: Rules::default(),
             paused: None,
             sessions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             grants: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            owned: BTreeSet::new(),
+            deadlines: Deadlines::default(),
+            ready: BTreeSet::new(),
         }
     }
-
-    /// Takes a record that counts: its renewals, then its events.
-    pub fn fold(&mut self, sealed: &Sealed) {
-        self.renew(&sealed.record.renewed, sealed.record.at);
-        self.apply(sealed);
-    }
-
-    /// Takes renewals that count from `at`. A number that does not rise is ignored.
-    pub fn renew(&mut self, _renewed: &[(SessionId, u64)], _at: Timestamp) {}
-
-    /// Takes a record's events, and it becomes the tip.
-    pub fn apply(&mut self, _sealed: &Sealed) {}
 
     /// The tip of the chain.
     pub fn tip(&self) -> ChainTip {
@@ -94,12 +124,12 @@ impl State {
 
     /// The policy in force.
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        self.policy.policy()
     }
 
     /// Why granting is paused, if it is.
     pub fn paused(&self) -> Option<&str> {
-        self.paused.as_deref()
+        self.paused.as_ref().map(|(_, reason)| &**reason)
     }
 
     /// A live session.
@@ -108,13 +138,13 @@ impl State {
     }
 
     /// The live session whose key has this hash.
-    pub fn session_by_key(&self, _key_hash: &Hash) -> Option<SessionId> {
-        None
+    pub fn session_by_key(&self, key_hash: &Hash) -> Option<SessionId> {
+        self.keys.get(key_hash).copied()
     }
 
-    /// What is known of a request of a live session.
-    pub fn known(&self, _session: SessionId, _seq: Seq) -> Known {
-        Known::New
+    /// What is known of a request number. Of a session that is not live: that nothing of it will be decided.
+    pub fn known(&self, session: SessionId, seq: Seq) -> Known {
+        self.session(session).map_or(Known::Forgotten, |session| session.requests.known(seq))
     }
 
     /// A grant in force.
@@ -122,39 +152,14 @@ impl State {
         self.grants.get(&token)
     }
 
-    /// How a grant of a live session ended, while that is kept.
-    pub fn token_outcome(&self, _session: SessionId, _token: Token) -> Option<Reason> {
-        None
-    }
-
-    /// All that a live session has.
-    pub fn alive(&self, _session: SessionId) -> Option<wire::Alive> {
-        None
-    }
-
-    /// Where a waiting request stands.
-    pub fn queued(&self, _session: SessionId, _seq: Seq, _at: Timestamp) -> Option<wire::Queued> {
-        None
-    }
-
-    /// What the client of a grant in force is told.
-    pub fn granted(&self, _token: Token) -> Option<wire::Granted> {
-        None
-    }
-
-    /// A look.
-    pub fn status(&self, id: &str, _what: &StatusWhat, _at: Timestamp) -> wire::Status {
-        wire::Status { id: id.to_owned(), ..wire::Status::default() }
-    }
-
     /// Whether `advance` would change anything: if so, it is the next record's command.
     pub fn can_advance(&self) -> bool {
-        false
+        !self.ready.is_empty()
     }
 
     /// The earliest moment at which a tick would do something.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        None
+        self.deadlines.next()
     }
 
     /// Grants in force, by token.
@@ -165,5 +170,17 @@ impl State {
     /// Live sessions, by number.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(id, session)| (*id, session))
+    }
+
+    fn request(&self, live: Live) -> Option<&Request> {
+        match live {
+            Live::Waiting(place) => self.waiters.get(&place).map(|waiter| &waiter.request),
+            Live::Held(token) => self.grants.get(&token).map(|grant| &grant.request),
+        }
+    }
+
+    fn limits_of(&self, resource: &ResourceName) -> Limits<'_> {
+        let known = self.resources.get(&ResourceKey::new(resource)).map(|resource| resource.rule);
+        self.policy.limits(known.unwrap_or_else(|| self.policy.index_of(resource)))
     }
 }

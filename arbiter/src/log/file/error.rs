@@ -173,6 +173,9 @@ pub enum WriteError {
     /// The system said no.
     #[error("the log cannot be written: {0}; nothing after the last proven record was told to anybody")]
     Io(#[from] IoFailure),
+    /// The log was closed before.
+    #[error("the log is closed")]
+    Closed,
     /// The writing thread is gone without a word, which is a defect.
     #[error("the log's writing thread ended unexpectedly")]
     Gone,

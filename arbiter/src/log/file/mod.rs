@@ -14,24 +14,35 @@
 //! decides, answers or knows the state: [`FileLog::open`] hands it what is on disk, step by step.
 
 pub mod error;
-mod folder;
+pub(super) mod folder;
 mod mark;
 mod measure;
 mod open;
 mod reader;
-mod writer;
+mod storage;
+pub(super) mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{AppendError, Damage, DamageKind, IoFailure, OpenError, ReadError, WriteError};
 pub use folder::{FolderLines, Line, Position, Segment, segments};
-pub use mark::Mark;
+pub use mark::{MARK_BYTES, Mark};
 pub use measure::{SyncTimes, measure_sync};
 pub use reader::{Cursor, FileLogReader, ReadRecord};
 pub use writer::Proofs;
 
 use super::chain::{ChainTip, Sealed};
 use super::checkpoint::CheckpointStore;
+use super::record::RECORD_BYTES_MAX;
+use open::Recovered;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use storage::{Folder, Storage};
+use writer::{Queued, Shared, Started};
 
 /// When a record counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,9 +141,20 @@ pub struct Cut {
 
 /// A log folder, open for appending; the only opener as long as it lives.
 ///
-/// Dropping it lets the writer finish what is queued, without waiting; [`close`](Self::close) waits.
+/// Dropping it lets the writer finish what is queued, without waiting; [`close`](Self::close) waits. The folder is
+/// locked until the writer has ended.
 #[derive(Debug)]
-pub struct FileLog {}
+pub struct FileLog {
+    dir: PathBuf,
+    /// What was appended, proven or not.
+    tip: Option<ChainTip>,
+    shared: Arc<Shared>,
+    proofs: Proofs,
+    thread: Option<JoinHandle<()>>,
+    unusable: Vec<u64>,
+    /// The writer has it, too: whoever ends last unlocks.
+    _lock: Arc<File>,
+}
 
 impl FileLog {
     /// Opens a folder and hands its newest usable checkpoint and all records after it to `replay`.
@@ -146,12 +168,35 @@ impl FileLog {
         options: Options,
         replay: &mut dyn FnMut(Step<'_>) -> Result<(), String>,
     ) -> Result<(Self, Opened), OpenError> {
-        unimplemented!()
+        Self::open_over(dir, &options, replay, |folder| folder)
+    }
+
+    /// The same with a writer over something else than the folder itself.
+    fn open_over<S: Storage>(
+        dir: &Path,
+        options: &Options,
+        replay: &mut dyn FnMut(Step<'_>) -> Result<(), String>,
+        over: impl FnOnce(Folder) -> S,
+    ) -> Result<(Self, Opened), OpenError> {
+        let Recovered { storage, last, lock, opened, unusable } = open::recover(dir, options, replay)?;
+        let lock = Arc::new(lock);
+        let started = writer::start(over(storage), options, last, Arc::clone(&lock));
+        let Started { shared, proofs, thread } = started.map_err(IoFailure::of("start a thread for", dir))?;
+        let log = Self {
+            dir: dir.to_path_buf(),
+            tip: opened.tip,
+            shared,
+            proofs,
+            thread: Some(thread),
+            unusable,
+            _lock: lock,
+        };
+        Ok((log, opened))
     }
 
     /// Where the chain stands after everything appended so far, proven or not; none while the log is empty.
     pub fn tip(&self) -> Option<ChainTip> {
-        unimplemented!()
+        self.tip
     }
 
     /// Queues an entry for writing. Never blocks.
@@ -162,7 +207,28 @@ impl FileLog {
     /// # Panics
     /// If the entry is empty or does not extend the chain: what we compute is asserted.
     pub fn append(&mut self, entry: &[Sealed]) -> Result<(), AppendError> {
-        unimplemented!()
+        self.shared.check()?;
+        let first = entry.first().expect("an entry has a record").record.index;
+        let mut tip = self.tip.unwrap_or(ChainTip::before(first));
+        assert!(
+            tip.extend(entry),
+            "an entry at index {first} extends the chain, which is at {}",
+            tip.next_index
+        );
+        let mut lines = Vec::with_capacity(entry.iter().map(|s| s.line.len() + 1).sum());
+        for sealed in entry {
+            assert!(
+                sealed.line.len() <= RECORD_BYTES_MAX,
+                "record {} can be read again",
+                sealed.record.index
+            );
+            lines.extend_from_slice(&sealed.line);
+            lines.push(b'\n');
+        }
+        let last = Mark { index: tip.next_index - 1, hash: tip.hash };
+        self.shared.append(Queued { first, last, lines })?;
+        self.tip = Some(tip);
+        Ok(())
     }
 
     /// Waits until [`append`](Self::append) would not find the queue full, or the log has failed.
@@ -170,29 +236,39 @@ impl FileLog {
     /// # Cancel safety
     /// Safe: nothing is taken.
     pub async fn room(&self) {
-        unimplemented!()
+        self.shared.room().await;
     }
 
-    /// What is proven, and how it ends. Every clone hears everything from when it was made.
+    /// What is proven, and how it ends. Hears what comes after what was proven when the log was opened.
     pub fn proofs(&self) -> Proofs {
-        unimplemented!()
+        self.proofs.clone()
     }
 
     /// Reads records beside the writer, up to what is proven; from the first one without a cursor.
     pub fn reader(&self, from: Option<Cursor>) -> FileLogReader {
-        unimplemented!()
+        FileLogReader::new(&self.dir, from, self.proofs())
     }
 
     /// Keeps checkpoints of this log.
     pub fn checkpoints(&self) -> CheckpointStore {
-        unimplemented!()
+        CheckpointStore::new(&self.dir, Arc::clone(&self.shared), self.unusable.clone())
     }
 
     /// Writes, syncs and reports what is queued, then gives the folder back. Blocks.
     ///
     /// # Errors
     /// A write or a sync failed, now or before.
-    pub fn close(self) -> Result<(), WriteError> {
-        unimplemented!()
+    pub fn close(mut self) -> Result<(), WriteError> {
+        self.shared.close();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err(WriteError::Gone),
+            _ => self.shared.failed().map_or(Ok(()), Err),
+        }
+    }
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }

@@ -1,10 +1,348 @@
 //! The thread that writes, and what it reports.
+//!
+//! It takes what has arrived, writes it at once, syncs once, moves the mark and reports once: so under load a sync
+//! proves many entries, and without load an entry waits for nobody. After a failure it does nothing more.
 
-use super::error::WriteError;
+use super::error::{AppendError, IoFailure, WriteError};
+use super::mark::Mark;
+use super::storage::Storage;
+use super::{Fsync, Options};
+use std::collections::VecDeque;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// What is written at once; a larger entry is written alone.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
+
+/// An entry on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Queued {
+    /// The index of its first record.
+    pub(super) first: u64,
+    /// Its last record.
+    pub(super) last: Mark,
+    /// Its lines.
+    pub(super) lines: Vec<u8>,
+}
+
+/// What is proven.
+#[derive(Clone, Debug, Default)]
+struct Proven {
+    through: Option<u64>,
+    /// How it ended, once it has.
+    ended: Option<Result<(), WriteError>>,
+}
+
+/// What the owner and the thread share.
+#[derive(Debug)]
+pub(in crate::log) struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    room: Notify,
+    entries_max: usize,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Queued>,
+    bytes: usize,
+    /// Who waits for everything before to be durable, and the mark too. One checkpointer, so one at most.
+    mark_syncs: Vec<SyncSender<Result<(), WriteError>>>,
+    closing: bool,
+    failed: Option<WriteError>,
+    ended: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No code that holds it can leave it half-changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_full(&self, queue: &Queue) -> bool {
+        queue.entries.len() >= self.entries_max || queue.bytes >= self.bytes_max
+    }
+
+    pub(super) fn append(&self, entry: Queued) -> Result<(), AppendError> {
+        let mut queue = self.lock();
+        if let Some(failed) = &queue.failed {
+            return Err(failed.clone().into());
+        }
+        queue.bytes += entry.lines.len();
+        queue.entries.push_back(entry);
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Whether an entry would be taken now.
+    pub(super) fn check(&self) -> Result<(), AppendError> {
+        let queue = self.lock();
+        match &queue.failed {
+            Some(failed) => Err(failed.clone().into()),
+            None if self.is_full(&queue) => Err(AppendError::Full),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn room(&self) {
+        loop {
+            // Made before the look, so that what happens in between is not missed.
+            let notified = self.room.notified();
+            if !matches!(self.check(), Err(AppendError::Full)) {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn failed(&self) -> Option<WriteError> {
+        self.lock().failed.clone()
+    }
+
+    /// Waits until everything queued before is durable, and the mark that says so too.
+    pub(in crate::log) fn sync_mark(&self) -> Result<(), WriteError> {
+        let (answer, answered) = sync_channel(1);
+        {
+            let mut queue = self.lock();
+            if let Some(failed) = &queue.failed {
+                return Err(failed.clone());
+            }
+            if queue.ended {
+                return Err(WriteError::Closed);
+            }
+            queue.mark_syncs.push(answer);
+        }
+        self.arrived.notify_one();
+        answered.recv().unwrap_or(Err(WriteError::Gone))
+    }
+
+    /// The end, in whatever way: nothing is queued any more, and whoever waits hears it.
+    fn end(&self, result: &Result<(), WriteError>) {
+        let mut queue = self.lock();
+        queue.ended = true;
+        queue.failed = result.clone().err();
+        queue.entries.clear();
+        queue.bytes = 0;
+        let waiting = std::mem::take(&mut queue.mark_syncs);
+        drop(queue);
+        for answer in waiting {
+            // Whoever no longer waits does not need it.
+            let _ = answer.try_send(result.clone());
+        }
+        self.room.notify_waiters();
+    }
+}
+
+/// What the thread has to do next.
+enum Work {
+    Write(Vec<Queued>),
+    SyncMark(Vec<SyncSender<Result<(), WriteError>>>),
+    Close,
+}
+
+/// The writing thread's own.
+struct Writer<S: Storage> {
+    shared: Arc<Shared>,
+    storage: S,
+    proven: watch::Sender<Proven>,
+    fsync: Fsync,
+    segment_bytes_max: u64,
+    /// The last record written.
+    last: Option<Mark>,
+    /// Whether anything was written since the last sync.
+    unsynced: bool,
+    lines: Vec<u8>,
+}
+
+/// A started writer.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) shared: Arc<Shared>,
+    pub(super) proofs: Proofs,
+    pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the writer behind `last`, the last record that is there. `held` is let go when it has ended.
+pub(super) fn start<S: Storage, H: Send + 'static>(
+    storage: S,
+    options: &Options,
+    last: Option<Mark>,
+    held: H,
+) -> std::io::Result<Started> {
+    let shared = Arc::new(Shared {
+        queue: Mutex::default(),
+        arrived: Condvar::new(),
+        room: Notify::new(),
+        entries_max: options.queue_entries_max.max(1),
+        bytes_max: options.queue_bytes_max.max(1),
+    });
+    let (proven, hears) = watch::channel(Proven { through: last.map(|m| m.index), ended: None });
+    let mut writer = Writer {
+        shared: Arc::clone(&shared),
+        storage,
+        proven,
+        fsync: options.fsync,
+        segment_bytes_max: options.segment_bytes_max,
+        last,
+        unsynced: false,
+        lines: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
+        let ending = Ending { shared: Arc::clone(&writer.shared) };
+        let result = writer.run().map_err(WriteError::from);
+        writer.shared.end(&result);
+        writer.proven.send_modify(|proven| proven.ended = Some(result));
+        drop(writer);
+        drop(ending);
+        drop(held);
+    })?;
+    let proofs = Proofs { hears, told: last.map(|m| m.index), over: false };
+    Ok(Started { shared, proofs, thread })
+}
+
+/// Tells whoever waits that the thread is gone, if it ends by a panic.
+struct Ending {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.end(&Err(WriteError::Gone));
+        }
+    }
+}
+
+impl<S: Storage> Writer<S> {
+    fn run(&mut self) -> Result<(), IoFailure> {
+        loop {
+            match self.next_work() {
+                Work::Write(group) => self.write(&group)?,
+                Work::SyncMark(waiting) => {
+                    self.sync_with_mark()?;
+                    for answer in waiting {
+                        // Whoever no longer waits does not need it.
+                        let _ = answer.try_send(Ok(()));
+                    }
+                }
+                Work::Close => {
+                    self.storage.finish()?;
+                    return self.sync_with_mark();
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do. Entries go first: what is to be synced with the mark was queued before.
+    fn next_work(&mut self) -> Work {
+        let mut queue = self.shared.lock();
+        loop {
+            if !queue.entries.is_empty() {
+                let was_full = self.shared.is_full(&queue);
+                let group = self.take_group(&mut queue);
+                drop(queue);
+                if was_full {
+                    self.shared.room.notify_waiters();
+                }
+                return Work::Write(group);
+            }
+            if !queue.mark_syncs.is_empty() {
+                return Work::SyncMark(std::mem::take(&mut queue.mark_syncs));
+            }
+            if queue.closing {
+                return Work::Close;
+            }
+            queue = self.shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// At least one entry, and what fits beside it into a group and into one segment.
+    fn take_group(&self, queue: &mut Queue) -> Vec<Queued> {
+        let mut room = None;
+        let mut group: Vec<Queued> = Vec::new();
+        while let Some(entry) = queue.entries.front() {
+            let bytes = entry.lines.len();
+            let left = *room.get_or_insert_with(|| self.group_room(bytes));
+            if !group.is_empty() && bytes > left {
+                break;
+            }
+            room = Some(left.saturating_sub(bytes));
+            queue.bytes -= bytes;
+            group.extend(queue.entries.pop_front());
+        }
+        group
+    }
+
+    /// What a group may have whose first entry has so many bytes.
+    fn group_room(&self, first_bytes: usize) -> usize {
+        let there =
+            if self.begins_segment(first_bytes) { 0 } else { self.storage.segment_bytes().unwrap_or(0) };
+        let segment = usize::try_from(self.segment_bytes_max.saturating_sub(there)).unwrap_or(usize::MAX);
+        segment.min(GROUP_BYTES_MAX)
+    }
+
+    /// Whether an entry of so many bytes goes to a new segment.
+    fn begins_segment(&self, bytes: usize) -> bool {
+        let there = self.storage.segment_bytes();
+        there.is_none_or(|there| there > 0 && there + bytes as u64 > self.segment_bytes_max)
+    }
+
+    fn write(&mut self, group: &[Queued]) -> Result<(), IoFailure> {
+        let Some((first, last)) = group.first().zip(group.last()) else { return Ok(()) };
+        if self.begins_segment(first.lines.len()) {
+            // Everything before a new segment is durable, and the mark that says so: damage there is never
+            // taken for a torn end.
+            self.sync_with_mark()?;
+            self.storage.begin_segment(first.first)?;
+        }
+        self.lines.clear();
+        for entry in group {
+            self.lines.extend_from_slice(&entry.lines);
+        }
+        self.unsynced = true;
+        self.storage.write(&self.lines)?;
+        self.last = Some(last.last);
+        if self.fsync == Fsync::Always {
+            self.sync()?;
+        }
+        self.proven.send_modify(|proven| proven.through = Some(last.last.index));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), IoFailure> {
+        if self.unsynced {
+            self.storage.sync()?;
+            self.unsynced = false;
+            if let Some(last) = self.last {
+                self.storage.write_mark(last)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_with_mark(&mut self) -> Result<(), IoFailure> {
+        self.sync()?;
+        self.storage.sync_mark()
+    }
+}
 
 /// Hears what is proven.
 #[derive(Clone, Debug)]
-pub struct Proofs {}
+pub struct Proofs {
+    hears: watch::Receiver<Proven>,
+    /// What was returned last.
+    told: Option<u64>,
+    /// The end was returned.
+    over: bool,
+}
 
 impl Proofs {
     /// The highest proven index, when it has risen since the last call: once a sync at most. When the log fails, that
@@ -13,11 +351,29 @@ impl Proofs {
     /// # Cancel safety
     /// Safe: what was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<Result<u64, WriteError>> {
-        unimplemented!()
+        while !self.over {
+            let (through, ended) = {
+                let proven = self.hears.borrow_and_update();
+                (proven.through, proven.ended.clone())
+            };
+            if through > self.told {
+                self.told = through;
+                return through.map(Ok);
+            }
+            if let Some(result) = ended {
+                self.over = true;
+                return result.err().map(Err);
+            }
+            if self.hears.changed().await.is_err() && self.hears.borrow().ended.is_none() {
+                self.over = true;
+                return Some(Err(WriteError::Gone));
+            }
+        }
+        None
     }
 
     /// The highest index proven now; none if the log is empty.
     pub fn through(&self) -> Option<u64> {
-        unimplemented!()
+        self.hears.borrow().through
     }
 }

@@ -27,6 +27,9 @@ macro_rules! bodies {
         }
 
         impl ReplyBody {
+            /// The name of every kind on the wire.
+            pub const KINDS: &[&str] = &[$(stringify!($kind)),*];
+
             /// The kind's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($kind),)* }

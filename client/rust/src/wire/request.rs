@@ -37,13 +37,14 @@ macro_rules! bodies {
         }
 
         impl RequestBody {
+            /// The name of every kind on the wire.
+            pub const KINDS: &[&str] = &[$(stringify!($kind)),*];
+
             /// The kind's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($kind),)* }
             }
         }
-
-        const KINDS: &[&str] = &[$(stringify!($kind)),*];
 
         #[derive(Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -108,6 +109,8 @@ bodies! {
     /// A standby's knock on an idle queue. The active arbiter drops it.
     nudge: Nudge(Nudge),
 }
+
+const KINDS: &[&str] = RequestBody::KINDS;
 
 /// `open`: a session is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -353,6 +356,10 @@ impl Request {
         if bytes.len() > MESSAGE_BYTES_MAX {
             let detail = format!("{} bytes, the limit is {MESSAGE_BYTES_MAX}", bytes.len());
             return Err(DecodeError::of(Reason::MessageTooLong, detail));
+        }
+        // Serde would also take the fields of a struct in an array, by their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(DecodeError::of(Reason::Malformed, "not one JSON object".into()));
         }
         let mut raw: Raw = serde_json::from_slice(bytes).map_err(|e| diagnose(bytes, &e))?;
         if raw.v != VERSION {
