@@ -13,11 +13,14 @@
 mod listen;
 mod load;
 
-pub use crate::log::file::Fsync;
+pub use file::Fsync;
 pub use listen::Listen;
 pub use load::{Effective, Loaded, Problem, Sources, load};
 
+use crate::log::file;
 use crate::log::record::{POLICY_BYTES_MAX, Policy};
+use crate::partition::PartitionConfig;
+use crate::serve::{self, ServeConfig};
 use arbiterq_client::wire;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -160,5 +163,29 @@ impl Settings {
             problems.push(format!("take {bytes} bytes in the log, the limit is {POLICY_BYTES_MAX}"));
         }
         problems
+    }
+}
+
+impl From<&Settings> for ServeConfig {
+    fn from(settings: &Settings) -> Self {
+        let listen = match &settings.listen {
+            Listen::Tcp(address) => serve::Listen::Tcp(*address),
+            Listen::Unix(path) => serve::Listen::Unix(path.clone()),
+        };
+        let GrantLog { fsync, segment_bytes_max, checkpoint_records } = settings.grant_log;
+        Self {
+            listen,
+            data: settings.data.clone(),
+            partitions: settings.partitions,
+            log: file::Options { fsync, segment_bytes_max, ..file::Options::default() },
+            checkpoint_records,
+            partition: PartitionConfig {
+                policy: settings.policy.clone(),
+                barrier_interval: settings.barrier_interval,
+                ..PartitionConfig::default()
+            },
+            connections_max: usize::try_from(settings.connections_max).unwrap_or(usize::MAX),
+            shutdown_timeout: settings.shutdown_timeout,
+        }
     }
 }
