@@ -7,7 +7,7 @@ use super::promise::{Broken, broken};
 use super::requests::Root;
 use super::resources::Turn;
 use crate::log::record::{Command, Event};
-use arbiterq_client::wire::{Cause, Reason, ResourceName, SessionId, Timestamp};
+use arbiterq_client::wire::{Cause, LEASE_MS_MIN, Reason, ResourceName, SessionId, Timestamp};
 use std::sync::Arc;
 
 impl Fold {
@@ -156,7 +156,7 @@ impl Fold {
         if !same {
             return broken!(Decision, "`opened` is not what its `open` asked");
         }
-        if lease_ms > asked.lease_ms || lease_ms > self.lease_ms_max {
+        if lease_ms > asked.lease_ms || lease_ms > self.lease_ms_max.max(LEASE_MS_MIN) {
             return broken!(
                 Decision,
                 "a lease of {lease_ms} ms; asked were {}, the policy allows {}",
@@ -212,8 +212,7 @@ impl Fold {
     fn unreachable(&mut self, cx: &Cx<'_>, id: SessionId, number: u64) -> Result<(), Broken> {
         let session = self.session(id)?;
         match cx.command {
-            Command::Gone { session, n, seq: None, cause: Cause::Returned }
-                if (*session, *n) == (id, number) => {}
+            Command::Gone { session, n, cause: Cause::Returned, .. } if (*session, *n) == (id, number) => {}
             _ => return broken!(Decision, "`unreachable` is not what its `gone` says"),
         }
         if session.attached != number {

@@ -9,6 +9,9 @@ use crate::log::record::{Command, Event, FORMAT, Genesis, RULES, Record};
 use arbiterq_client::wire::{Hash, Nonce, SessionId, Timestamp, Token};
 use std::collections::{BTreeSet, HashMap};
 
+/// Lock-delays that one record begins; a session that loses more at once gets none for the rest.
+const DELAYED_MAX: usize = 1024;
+
 /// All that is remembered of a log: what is live as of its tip.
 #[derive(Default)]
 pub(super) struct Fold {
@@ -122,12 +125,7 @@ impl Fold {
         for event in record.events {
             self.event(&cx, record.epoch, event)?;
         }
-        if let Some((resource, _)) =
-            self.lost.iter().find(|(id, d)| !d && self.resources.lock_delay_ms(*id) > 0)
-        {
-            let name = self.resources.name(*resource);
-            return broken!(Withheld, "a hold on {name} was lost, its rule has a lock-delay, and none began");
-        }
+        self.delays_begun(&cx)?;
         self.at = record.at;
         self.tip = record.index;
         self.tip_hash = hash;
@@ -173,6 +171,26 @@ impl Fold {
         if !(least..=most).contains(&done) {
             let command = of_command(&record.command);
             return broken!(Decision, "a `{command}` has from {least} to {most} events, this one has {done}");
+        }
+        Ok(())
+    }
+
+    /// Each resource with a lock-delay on which a hold was lost is delayed at least for as long from here.
+    fn delays_begun(&self, cx: &Cx<'_>) -> Result<(), Broken> {
+        let begun = self.lost.iter().filter(|(_, delayed)| *delayed).count();
+        for (id, delayed) in &self.lost {
+            let lock_delay_ms = self.resources.lock_delay_ms(*id);
+            if *delayed || lock_delay_ms == 0 || begun >= DELAYED_MAX {
+                continue;
+            }
+            let due = cx.at.plus_ms(lock_delay_ms);
+            if self.resources.get(*id).delay.is_none_or(|delay| delay.until < due) {
+                let name = self.resources.name(*id);
+                return broken!(
+                    Withheld,
+                    "a hold on {name} was lost, its rule has a lock-delay, and none began"
+                );
+            }
         }
         Ok(())
     }

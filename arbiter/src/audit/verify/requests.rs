@@ -85,9 +85,10 @@ impl Fold {
                 );
             }
         }
-        let same = (request.owner, request.priority, request.wait_ms, request.hold_max_ms)
-            == (root.owner, root.priority, root.wait_ms, root.hold_max_ms)
-            && (&request.reason, &request.value) == (&root.reason, &root.value);
+        let same = (request.owner, request.priority, request.wait_ms)
+            == (root.owner, root.priority, root.wait_ms)
+            && (&request.reason, &request.value) == (&root.reason, &root.value)
+            && not_longer(root.hold_max_ms, request.hold_max_ms);
         // Taken out for as long as the borrow of the rest lasts.
         let taken = std::mem::take(&mut request.claims);
         let same_claims = taken.len() == claims.len()
@@ -566,12 +567,13 @@ fn as_asked(asked: &AcquireCommand, root: &Root, same_claims: bool) -> Result<()
         == (root.session, root.seq, root.priority, root.wait_ms)
         && (&asked.reason, &asked.value) == (&root.reason, &root.value)
         && same_claims;
-    // The policy may shorten the hold.
-    let shorter = match (asked.hold_max_ms, root.hold_max_ms) {
-        (Some(asked), hold) => hold.is_some_and(|hold| hold <= asked),
-        (None, _) => true,
-    };
+    let shorter = not_longer(root.hold_max_ms, asked.hold_max_ms);
     if same && shorter { Ok(()) } else { broken!(Decision, "it is not what its `acquire` asked") }
+}
+
+/// The policy may shorten a hold, and limit one that has no limit.
+fn not_longer(hold_max_ms: Option<u64>, asked: Option<u64>) -> bool {
+    asked.is_none_or(|asked| hold_max_ms.is_some_and(|hold| hold <= asked))
 }
 
 fn same_claims(granted: &[ClaimGranted], asked: &[Claim]) -> bool {

@@ -212,6 +212,8 @@ fn a_checkpoint_is_what_its_record_says() {
     let (dir, _) = written(&[0], 54);
     let body = dir.path().join("checkpoint-00000000000000000020.jsonl");
     fs::write(&body, "body").unwrap();
+    assert_eq!(verify(dir.path()).unwrap().folder.unwrap().checkpoint_bodies, 0, "no manifest yet");
+    fs::write(body.with_extension("manifest"), "{}").unwrap();
     assert_eq!(verify(dir.path()).unwrap().folder.unwrap().checkpoint_bodies, 1);
     fs::write(&body, "bodi").unwrap();
     let name = "checkpoint-00000000000000000020.jsonl".to_owned();
