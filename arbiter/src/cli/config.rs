@@ -43,8 +43,11 @@ impl Given {
 
     /// The settings in force for these options, `--url`, the variables and the file.
     pub(crate) fn load(&self, global: &Global) -> Result<Loaded, Failure> {
-        let mut sources =
-            Sources { file: self.config.clone(), variables: std::env::vars_os().collect(), given: Vec::new() };
+        let mut sources = Sources {
+            file: self.config.clone(),
+            variables: std::env::vars_os().collect(),
+            given: Vec::new(),
+        };
         if let Some(url) = &global.url {
             let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url.as_str());
             // The one word for where the arbiter is, for clients and for the arbiter itself.

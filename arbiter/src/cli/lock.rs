@@ -5,15 +5,18 @@ use super::run::{Waited, Wanted, label, partition_for, resource_names};
 use super::{Global, Outcome};
 use arbiterq_client::{Client, Outcome as Given};
 use serde_json::json;
+use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// `lock`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Whoever uses it must stop when this ends: exit 123 says that the resource was lost. \
-                        `arbiter run` stops a command for you.")]
+#[command(
+    after_help = "Whoever uses it must stop when this ends: exit 123 says that the resource was lost. \
+                        `arbiter run` stops a command for you."
+)]
 pub(crate) struct Lock {
     /// What to hold
     resource: String,
@@ -95,9 +98,14 @@ impl Lock {
 
 /// Completes when nobody can write to standard input any more.
 async fn stdin_closed() {
-    let mut input = tokio::io::stdin();
-    let mut bytes = [0; 1024];
-    while !matches!(input.read(&mut bytes).await, Ok(0) | Err(_)) {}
+    let (closed, is_closed) = oneshot::channel();
+    // A thread of its own, which ends with the process: the runtime would wait for its read.
+    std::thread::spawn(move || {
+        let mut bytes = [0; 1024];
+        while !matches!(std::io::stdin().read(&mut bytes), Ok(0) | Err(_)) {}
+        drop(closed.send(()));
+    });
+    let _ = is_closed.await;
 }
 
 /// SIGINT, SIGTERM and SIGHUP.

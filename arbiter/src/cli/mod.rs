@@ -19,7 +19,7 @@ mod serve;
 mod tail;
 
 use clap::{Args, Parser, Subcommand};
-use output::{Failure, Output, exit};
+use output::{Failure, Output};
 use std::process::ExitCode;
 
 /// What a command ends with.
@@ -140,6 +140,7 @@ fn together(command: impl Future<Output = Outcome>) -> Outcome {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use output::exit;
 
     #[test]
     fn the_command_line_is_consistent() {

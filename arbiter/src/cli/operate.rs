@@ -35,16 +35,20 @@ impl Release {
         let Some(name) = names.pop() else { return Ok(ExitCode::SUCCESS) };
         let client = looker(global).await?;
         client.force_release(name, token, reason, now).await.map_err(|error| match error.kind() {
-            ErrorKind::Refused(Reason::HolderChanged) => {
-                Failure::new("holder-changed", exit::REFUSED, format!("{resource} is not held by grant {token}"))
-                    .part("done", "nothing was changed")
-                    .help(format!("look again: `arbiter queue {resource}`"))
-            }
+            ErrorKind::Refused(Reason::HolderChanged) => Failure::new(
+                "holder-changed",
+                exit::REFUSED,
+                format!("{resource} is not held by grant {token}"),
+            )
+            .part("done", "nothing was changed")
+            .help(format!("look again: `arbiter queue {resource}`")),
             _ => error.into(),
         })?;
         let text = match now {
             true => format!("{resource}: grant {token} was released; its holder may not know yet"),
-            false => format!("{resource}: grant {token} is being revoked; it passes on when its holder has stopped"),
+            false => format!(
+                "{resource}: grant {token} is being revoked; it passes on when its holder has stopped"
+            ),
         };
         let object = json!({"forced": {"resource": resource, "token": token, "now": now}});
         global.output().result(&text, &object)?;

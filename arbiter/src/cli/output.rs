@@ -115,7 +115,8 @@ impl From<arbiterq_client::Error> for Failure {
             _ => exit::IO,
         };
         let mut failure = Self::new(error.kind().code(), exit, error.what());
-        for (label, part) in [("met", error.met_state()), ("done", error.action()), ("help", error.remedy())] {
+        for (label, part) in [("met", error.met_state()), ("done", error.action()), ("help", error.remedy())]
+        {
             if let Some(part) = part {
                 failure = failure.part(label, part);
             }
@@ -135,7 +136,8 @@ impl Output {
     /// A line of the result. A reader that has gone away has had enough, and is no failure.
     pub(crate) fn line(self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        let written =
+            out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             written => written,
@@ -156,7 +158,8 @@ impl Output {
 
     /// Says what failed, and the code to exit with.
     pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+        let colour =
+            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         let text = if self.json { failure.json().to_string() } else { failure.text(colour) };
         let _ = writeln!(io::stderr().lock(), "{text}");
         ExitCode::from(failure.exit)
@@ -192,7 +195,9 @@ impl Table {
             .headings
             .iter()
             .enumerate()
-            .map(|(i, heading)| self.rows.iter().map(|row| wide(&row[i])).max().unwrap_or(0).max(wide(heading)))
+            .map(|(i, heading)| {
+                self.rows.iter().map(|row| wide(&row[i])).max().unwrap_or(0).max(wide(heading))
+            })
             .collect();
         let line = |cells: Vec<&str>| {
             let mut line = String::new();
@@ -223,7 +228,11 @@ pub(crate) fn for_people(duration: Duration) -> String {
         return format!("{ms}ms");
     }
     if tenths < 600 {
-        return if tenths % 10 == 0 { format!("{}s", tenths / 10) } else { format!("{}.{}s", tenths / 10, tenths % 10) };
+        return if tenths % 10 == 0 {
+            format!("{}s", tenths / 10)
+        } else {
+            format!("{}.{}s", tenths / 10, tenths % 10)
+        };
     }
     let seconds = (ms + 500) / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

@@ -120,9 +120,8 @@ pub(crate) fn failure(error: ServeError) -> Failure {
         ServeError::Open(OpenError::Io(_)) => {
             failure.help("the folder must be writable; choose another with --data DIR")
         }
-        ServeError::Partitions { .. } => {
-            failure.help("a log keeps its number of partitions: set `partitions` to it, or name another folder")
-        }
+        ServeError::Partitions { .. } => failure
+            .help("a log keeps its number of partitions: set `partitions` to it, or name another folder"),
         _ => failure,
     }
 }

@@ -78,7 +78,8 @@ impl Follower {
     }
 
     fn segments(&self) -> Result<Vec<Segment>, Failure> {
-        let failed = |error: arbiterq::log::file::ReadError| Failure::new("log", exit::LOG, error.to_string());
+        let failed =
+            |error: arbiterq::log::file::ReadError| Failure::new("log", exit::LOG, error.to_string());
         segments(&self.folder).map_err(failed)
     }
 
@@ -181,7 +182,10 @@ fn event_text(event: &Event, index: u64) -> String {
     let by = |by: &Option<std::sync::Arc<str>>| by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
     match event {
         Event::Genesis(genesis) => {
-            format!("log {} begins, partition {} of {}", genesis.log_id, genesis.partition, genesis.partitions)
+            format!(
+                "log {} begins, partition {} of {}",
+                genesis.log_id, genesis.partition, genesis.partitions
+            )
         }
         Event::EpochStarted { epoch, .. } => format!("epoch {epoch} started"),
         Event::Policy(policy) => format!("policy in force, {} rules", policy.rules.len()),
@@ -201,8 +205,12 @@ fn event_text(event: &Event, index: u64) -> String {
         Event::Refused { session, seq, reason } => format!("{session}:{seq} refused: {reason}"),
         Event::Ended { session, seq, reason } => format!("{session}:{seq} ended: {reason}"),
         Event::Released { token, reason, by: who } => format!("grant {token} over: {reason}{}", by(who)),
-        Event::Revoking { token, reason, by: who, .. } => format!("grant {token} revoked: {reason}{}", by(who)),
-        Event::Suspended { session, seq, token } => format!("{session}:{seq} suspended, grant {token} undone"),
+        Event::Revoking { token, reason, by: who, .. } => {
+            format!("grant {token} revoked: {reason}{}", by(who))
+        }
+        Event::Suspended { session, seq, token } => {
+            format!("{session}:{seq} suspended, grant {token} undone")
+        }
         Event::Delayed { resource, until } => format!("{resource} delayed until {until}"),
         Event::Paused { by, reason } => format!("paused by {by} ({reason})"),
         Event::Resumed { by, reason } => format!("resumed by {by} ({reason})"),

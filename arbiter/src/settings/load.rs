@@ -2,7 +2,7 @@
 
 use super::{DEFAULT_TOML, Fsync, GrantLog, Listen, Log, LogFormat, Settings};
 use crate::log::record::{Policy, Rule};
-use config::{Config, ConfigError, FileFormat, FileStoredFormat, Format, Map, Source, Value, ValueKind};
+use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;

@@ -4,8 +4,8 @@
 use arbiterq_client::clock::Micros;
 use arbiterq_client::wire::{SessionId, SessionKey};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,11 @@ impl Control {
     /// Sends a message, with a file beside it if there is one.
     ///
     /// Not cancel safe: dropped half-way, half a line may be sent.
-    pub(super) async fn send<T: Serialize>(&self, message: &T, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(super) async fn send<T: Serialize>(
+        &self,
+        message: &T,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         let mut files = file.into_iter().collect::<Vec<_>>();
@@ -226,6 +230,8 @@ mod tests {
         let start = ToGuard::Start { command, variables, deadline, lease, kill_after };
         let (sent, received) = tokio::join!(run.send(&start, None), guard.receive::<ToGuard>());
         sent.unwrap();
-        assert!(matches!(received.unwrap(), Some(ToGuard::Start { command, .. }) if command[1].len() == 1 << 20));
+        assert!(
+            matches!(received.unwrap(), Some(ToGuard::Start { command, .. }) if command[1].len() == 1 << 20)
+        );
     }
 }

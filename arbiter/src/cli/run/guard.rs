@@ -52,7 +52,8 @@ fn ignore_signals() -> std::io::Result<()> {
         SignalKind::user_defined1(),
         SignalKind::user_defined2(),
     ];
-    let stopped_by = [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(|signal| SignalKind::from_raw(signal.as_raw()));
+    let stopped_by =
+        [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(|signal| SignalKind::from_raw(signal.as_raw()));
     for kind in ended_by.into_iter().chain(stopped_by) {
         signal(kind)?;
     }
@@ -165,7 +166,9 @@ impl Guard {
             match action {
                 Action::Signal(signal) => self.send_signal(signal),
                 Action::ReportLapse => self.report(&FromGuard::Lapse).await,
-                Action::ReportEnded { exit, stopped } => self.report(&FromGuard::Ended { exit, stopped }).await,
+                Action::ReportEnded { exit, stopped } => {
+                    self.report(&FromGuard::Ended { exit, stopped }).await
+                }
                 Action::CloseSession => {
                     if let Some(Session { url, partition, auth, lease }) = self.session.take() {
                         let limit = Duration::from_micros(lease).max(CLOSE_AT_LEAST);

@@ -26,7 +26,7 @@ pub(crate) use wait::{Waited, Wanted, label, partition_for};
 
 use super::output::{Failure, Output, duration, exit, for_people};
 use super::{Global, Outcome, alone};
-use arbiterq_client::clock::{Clock, Micros};
+use arbiterq_client::clock::Micros;
 use arbiterq_client::wire::{Claim, LogId, OwnerRef, Reason, ResourceName, StatusWhat};
 use arbiterq_client::{Belief, Client, Grant, LEASE_DEFAULT, Outcome as Given};
 use child::{Child, Spawned};
@@ -51,10 +51,12 @@ const GIVE_BACK: Duration = Duration::from_secs(3);
 
 /// `run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: the command's own, or 123 lost while it ran, 124 not granted, 125 another \
+#[command(
+    after_help = "Exit codes: the command's own, or 123 lost while it ran, 124 not granted, 125 another \
                         failure before it started, 126 not executable, 127 not found, 128+n signal n.\n\
                         The command gets ARBITER_RESOURCE, ARBITER_TOKEN, ARBITER_FLOOR (several: a line each), \
-                        ARBITER_REQUEST and ARBITER_OWNER.")]
+                        ARBITER_REQUEST and ARBITER_OWNER."
+)]
 pub(crate) struct Run {
     /// What to hold; several are granted all at once or not at all
     #[arg(required = true, value_name = "RESOURCE")]
@@ -110,7 +112,10 @@ impl Run {
             Some(kill_after) if kill_after > third => {
                 let (given, most) = (for_people(kill_after), for_people(third));
                 Err(Failure::new("usage", exit::USAGE, format!("--kill-after {given} is longer than {most}"))
-                    .part("why", "the command has to be gone before its lease ends; a third of it is the limit")
+                    .part(
+                        "why",
+                        "the command has to be gone before its lease ends; a third of it is the limit",
+                    )
                     .help("give a longer --lease or a shorter --kill-after"))
             }
             _ => Ok(()),
@@ -319,7 +324,7 @@ impl Held<'_> {
             ("ARBITER_RESOURCE", lines(self.resources.iter().map(ToString::to_string).collect())),
             ("ARBITER_TOKEN", grant.token().to_string()),
             ("ARBITER_FLOOR", lines(floors)),
-            ("ARBITER_REQUEST", format!("{}:{}", grant.session(), grant.seq())),
+            ("ARBITER_REQUEST", format!("{session}:{seq}")),
             (OWNER, owner),
             // So that a nested `run` finds the same arbiter. A checked URL is shown without credentials.
             ("ARBITER_URL", self.url.clone()),
@@ -398,7 +403,8 @@ impl Signals {
 
     /// The next one that asks us to end. Cancel safe.
     async fn ending(&mut self) -> i32 {
-        let ending = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+        let ending =
+            [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
         loop {
             let number = self.next().await;
             if ending.iter().any(|kind| kind.as_raw_value() == number) {
@@ -425,7 +431,8 @@ mod tests {
         let log_id = "00112233445566778899aabbccddeeff";
         let read = read_owner(&format!("{log_id}:2:4790:3"));
         assert_eq!(read, Some((log_id.parse().unwrap(), 2, OwnerRef(4790, 3))));
-        for text in ["", "4790:3", &format!("{log_id}:2:4790"), &format!("{log_id}:2:4790:3:1"), "x:2:4790:3"] {
+        for text in ["", "4790:3", &format!("{log_id}:2:4790"), &format!("{log_id}:2:4790:3:1"), "x:2:4790:3"]
+        {
             assert_eq!(read_owner(text), None, "{text}");
         }
     }

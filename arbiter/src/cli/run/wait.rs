@@ -104,7 +104,8 @@ impl Wanted<'_> {
         let mut silent = false;
         loop {
             ticks.tick().await;
-            let answers = matches!(timeout(LOOK, client.status(partition, StatusWhat::Summary)).await, Ok(Ok(_)));
+            let answers =
+                matches!(timeout(LOOK, client.status(partition, StatusWhat::Summary)).await, Ok(Ok(_)));
             if answers == silent {
                 silent = !answers;
                 let text = match answers {
@@ -117,7 +118,13 @@ impl Wanted<'_> {
     }
 
     /// Why there is no grant, and who holds it as of now.
-    async fn failure(&self, client: &Client, partition: u32, error: Error, last: Option<Position>) -> Failure {
+    async fn failure(
+        &self,
+        client: &Client,
+        partition: u32,
+        error: Error,
+        last: Option<Position>,
+    ) -> Failure {
         let what = match error.kind() {
             ErrorKind::NotGranted => {
                 let limit = self.wait.map_or_else(|| "its wait limit".to_owned(), for_people);
