@@ -103,7 +103,7 @@ async fn stdin_closed() {
     std::thread::spawn(move || {
         let mut bytes = [0; 1024];
         while !matches!(std::io::stdin().read(&mut bytes), Ok(0) | Err(_)) {}
-        drop(closed.send(()));
+        let _ = closed.send(());
     });
     let _ = is_closed.await;
 }
