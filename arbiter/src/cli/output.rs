@@ -228,7 +228,7 @@ pub(crate) fn for_people(duration: Duration) -> String {
         return format!("{ms}ms");
     }
     if tenths < 600 {
-        return if tenths % 10 == 0 {
+        return if tenths.is_multiple_of(10) {
             format!("{}s", tenths / 10)
         } else {
             format!("{}.{}s", tenths / 10, tenths % 10)

@@ -53,7 +53,10 @@ impl Tail {
             }
             followed.push((name, follower));
         }
-        while self.follow {
+        if !self.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for (name, follower) in &mut followed {
                 for line in follower.more()? {
@@ -61,7 +64,6 @@ impl Tail {
                 }
             }
         }
-        Ok(ExitCode::SUCCESS)
     }
 }
 
