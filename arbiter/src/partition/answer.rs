@@ -175,9 +175,9 @@ impl Partition {
             Known::Waiting => self.state.queued(session, seq, at).map(ReplyBody::Queued),
             Known::Held(token) => self.state.granted(token).map(ReplyBody::Granted),
             Known::Over(Outcome::Refused(reason)) => Some(refused(Some(seq), None, reason)),
-            Known::Over(Outcome::Ended(reason)) => Some(ReplyBody::Ended(Ended { seq, reason })),
-            Known::Over(Outcome::Released(token, reason)) => {
-                Some(ReplyBody::Released(Released { token, reason }))
+            // By its number also where there was a grant: a client that never saw that knows no token of it.
+            Known::Over(Outcome::Ended(reason) | Outcome::Released(_, reason)) => {
+                Some(ReplyBody::Ended(Ended { seq, reason }))
             }
             Known::Forgotten => Some(ReplyBody::Ended(Ended { seq, reason: Reason::Ended })),
             Known::New => None,

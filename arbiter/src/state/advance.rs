@@ -16,7 +16,7 @@ use super::fold::permits_of;
 use super::grant::Waiter;
 use super::line::Turn;
 use super::resource::{Resource, ResourceKey};
-use arbiterq_client::wire::Mode;
+use arbiterq_client::wire::{Mode, Timestamp};
 use std::collections::BTreeSet;
 
 /// What a record freed.
@@ -51,6 +51,11 @@ impl Spot {
 }
 
 impl Freed {
+    /// For a state of which nothing is known yet.
+    pub(super) fn everything() -> Self {
+        Self { everywhere: true, ..Self::default() }
+    }
+
     /// A holder (from the first turn) or a waiter left a resource.
     pub(super) fn note(
         &mut self,
@@ -99,15 +104,27 @@ impl State {
         });
         let mut found = Vec::new();
         for (key, spot) in &freed.spots {
-            self.walk(key, *spot, &mut found);
+            self.walk(key, *spot, self.at, &mut found);
         }
-        found.extend(freed.again.iter().copied().filter(|turn| self.can_be_granted(*turn)));
+        found.extend(freed.again.iter().copied().filter(|turn| self.can_be_granted(*turn, self.at)));
         self.ready.extend(found);
     }
 
+    /// The first waiter whose turn it is at a moment. A lock-delay that is over by then, though no record has
+    /// come since, may make it another one than the first as of the last record.
+    pub(super) fn first_ready(&self, at: Timestamp) -> Option<Turn> {
+        let mut found = Vec::from_iter(self.ready.first().copied());
+        if self.paused.is_none() {
+            for key in self.deadlines.delays_over(at) {
+                self.walk(key, Spot::ALL, at, &mut found);
+            }
+        }
+        found.into_iter().min()
+    }
+
     /// Finds the waiters of one resource that can be granted and perhaps could not be before.
-    fn walk(&self, key: &ResourceKey, spot: Spot, found: &mut Vec<Turn>) {
-        let Some(resource) = self.resources.get(key).filter(|resource| resource.delay.is_none()) else {
+    fn walk(&self, key: &ResourceKey, spot: Spot, at: Timestamp, found: &mut Vec<Turn>) {
+        let Some(resource) = self.resources.get(key).filter(|resource| !resource.is_delayed(at)) else {
             return;
         };
         let capacity = self.policy.limits(resource.rule).capacity();
@@ -132,7 +149,8 @@ impl State {
                 return;
             }
             let permits = entry.permits.min(capacity);
-            if load.admits(entry.mode, permits, capacity) && self.fits_elsewhere(entry.turn(), Some(key)) {
+            if load.admits(entry.mode, permits, capacity) && self.fits_elsewhere(entry.turn(), at, Some(key))
+            {
                 found.push(entry.turn());
             }
             load.add(entry.mode, entry.permits);
@@ -142,14 +160,14 @@ impl State {
     /// Whether it is a waiter's turn: its claims fit beside all holders' and all earlier eligible waiters' as if
     /// they held. More permits than there are count as all of them, so that a waiter which the policy has
     /// overtaken has a turn, too: at which it is ended.
-    pub(super) fn can_be_granted(&self, turn: Turn) -> bool {
+    pub(super) fn can_be_granted(&self, turn: Turn, at: Timestamp) -> bool {
         let eligible = |waiter: &Waiter| waiter.suspended.is_none() && waiter.request.turn() == turn;
         self.waiters.get(&turn.place()).is_some_and(|waiter| eligible(waiter))
-            && self.fits_elsewhere(turn, None)
+            && self.fits_elsewhere(turn, at, None)
     }
 
     /// The same of all its resources but one.
-    fn fits_elsewhere(&self, turn: Turn, except: Option<&ResourceKey>) -> bool {
+    fn fits_elsewhere(&self, turn: Turn, at: Timestamp, except: Option<&ResourceKey>) -> bool {
         let Some(waiter) = self.waiters.get(&turn.place()) else { return false };
         if except.is_some() && waiter.claims.len() == 1 {
             return true;
@@ -164,7 +182,7 @@ impl State {
             let mut load = resource.held;
             load.join(resource.line.eligible_before(turn));
             let permits = permits_of(claim.permits).min(capacity);
-            resource.delay.is_none() && load.admits(claim.mode, permits, capacity)
+            !resource.is_delayed(at) && load.admits(claim.mode, permits, capacity)
         })
     }
 }

@@ -27,9 +27,9 @@ impl Deadlines {
         numbered.chain(self.delays.first().map(|(at, _)| *at)).min()
     }
 
-    /// The first lock-delay that is over at a moment.
-    pub(super) fn delay_over(&self, at: Timestamp) -> Option<&ResourceKey> {
-        self.delays.first().filter(|(until, _)| *until <= at).map(|(_, resource)| resource)
+    /// The resources whose lock-delays are over at a moment, in the order of their ends.
+    pub(super) fn delays_over(&self, at: Timestamp) -> impl Iterator<Item = &ResourceKey> {
+        self.delays.iter().take_while(move |(until, _)| *until <= at).map(|(_, resource)| resource)
     }
 }
 

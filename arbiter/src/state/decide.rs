@@ -9,7 +9,7 @@ use super::fold::permits_of;
 use super::grant::{Grant, Known, Request};
 use super::resource::{Load, ResourceKey};
 use super::session::{Live, Session};
-use crate::log::record::{AcquireCommand, Command, DUE_MAX, Event, OpenCommand};
+use crate::log::record::{AcquireCommand, Command, DUE_MAX, Event, OpenCommand, RECORD_BYTES_MAX};
 use arbiterq_client::wire::{
     CLAIMS_MAX, Cause, Claim, ClaimGranted, LEASE_MS_MAX, LEASE_MS_MIN, Mode, OwnerRef, Reason, ResourceName,
     Seq, SessionId, Timestamp, Token, partition_of,
@@ -17,10 +17,10 @@ use arbiterq_client::wire::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Lock-delays that one record begins, so that it stays within its bytes. A tick leaves sessions that would
-/// begin more to the next one; a single session that loses more resources than this at once gets no delay for
-/// the rest of them.
-pub const DELAYED_MAX: usize = 1024;
+/// The bytes that the lock-delays which one record begins may take, so that the record stays within its own. A
+/// tick leaves what would begin more to the next one. Only a single session that loses thousands of resources
+/// with the longest names at once gets there by itself: the rest of them get no delay.
+pub const DELAYED_BYTES_MAX: usize = RECORD_BYTES_MAX / 4 * 3;
 
 /// What a command changes, as events. Never fails, and never asks what time it is.
 ///
@@ -28,7 +28,7 @@ pub const DELAYED_MAX: usize = 1024;
 /// already ([`State::renew`]). No events: the command changes nothing, or (`create`, `activate`, `policy`,
 /// `checkpoint`, `barrier`, `finish`) is not decided.
 pub fn decide(state: &State, command: &Command, at: Timestamp) -> Vec<Event> {
-    let mut decision = Decision { state, at, events: Vec::new(), delayed: BTreeSet::new() };
+    let mut decision = Decision { state, at, events: Vec::new(), delayed: BTreeSet::new(), delayed_bytes: 0 };
     match command {
         Command::Open(open) => decision.open(open),
         Command::Attach { session, n, reply_to } => decision.attach(*session, *n, reply_to.as_ref()),
@@ -68,6 +68,7 @@ struct Decision<'a> {
     events: Vec<Event>,
     /// Resources that this record delays.
     delayed: BTreeSet<ResourceKey>,
+    delayed_bytes: usize,
 }
 
 impl Decision<'_> {
@@ -129,10 +130,16 @@ impl Decision<'_> {
             placed_at: self.at,
             wait_ms: acquire.wait_ms,
             wait_until: None,
-            hold_max_ms: acquire.hold_max_ms,
+            hold_max_ms: self.hold_max_ms(acquire),
             reason: acquire.reason.clone(),
             value: acquire.value.clone(),
         }
+    }
+
+    /// The shortest of what the request asks and its resources' rules say. Fixed when the request is admitted.
+    fn hold_max_ms(&self, acquire: &AcquireCommand) -> Option<u64> {
+        let limits = acquire.claims.iter().map(|claim| self.state.limits_of(&claim.resource).hold_max_ms());
+        limits.chain([acquire.hold_max_ms]).flatten().min()
     }
 
     /// The owner, if it is another request's: the named request's own owner while that is live, else as named.
@@ -172,8 +179,8 @@ impl Decision<'_> {
             }
             let mut load: Load = resource.held;
             load.join(resource.line.eligible_before(request.turn()));
-            let delayed = resource.delay.is_some_and(|delay| delay.until > self.at);
-            fits &= !delayed && load.admits(claim.mode, permits_of(claim.permits), limits.capacity());
+            fits &= !resource.is_delayed(self.at)
+                && load.admits(claim.mode, permits_of(claim.permits), limits.capacity());
             room &= resource.line.len() < limits.waiters_max();
         }
         match (fits, request.wait_ms) {
@@ -206,7 +213,6 @@ impl Decision<'_> {
 
     fn granted(&self, request: &Request, claims: &[Claim]) -> Event {
         let token = self.state.tip.next_index;
-        let mut hold_max_ms = request.hold_max_ms;
         let granted = claims.iter().map(|claim| {
             let resource = self.state.resources.get(&ResourceKey::new(&claim.resource));
             let rule = match resource {
@@ -214,7 +220,6 @@ impl Decision<'_> {
                 None => self.state.policy.index_of(&claim.resource),
             };
             let limits = self.state.policy.limits(rule);
-            hold_max_ms = [hold_max_ms, limits.hold_max_ms()].into_iter().flatten().min();
             ClaimGranted {
                 resource: claim.resource.clone(),
                 mode: claim.mode,
@@ -229,7 +234,7 @@ impl Decision<'_> {
             seq: request.seq,
             owner: request.owner,
             priority: request.priority,
-            hold_max_ms,
+            hold_max_ms: request.hold_max_ms,
             wait_ms: request.wait_ms,
             reason: request.reason.clone(),
             value: request.value.clone(),
@@ -276,7 +281,7 @@ impl Decision<'_> {
                 Live::Waiting(_) => None,
             });
             let lost: Vec<&Grant> = lost.collect();
-            if !ended.is_empty() && !self.has_room_for_delays(&lost) {
+            if !self.has_room_for_delays(&lost) {
                 break;
             }
             ended.insert(id);
@@ -332,11 +337,13 @@ impl Decision<'_> {
             }
             return;
         }
-        if let Some(seq) = seq
-            && let Some(Live::Held(token)) = session.requests.live(seq)
-            && self.state.grant(token).is_some_and(|grant| grant.revoking.is_none())
-        {
-            self.events.push(Event::Suspended { session: id, seq, token });
+        if let Some(seq) = seq {
+            // What is being revoked was named again by its `lost`.
+            if let Some(Live::Held(token)) = session.requests.live(seq)
+                && self.state.grant(token).is_some_and(|grant| grant.revoking.is_none())
+            {
+                self.events.push(Event::Suspended { session: id, seq, token });
+            }
             return;
         }
         // A broker that restarts loses every reply queue for a while; after a takeover everybody attaches again.
@@ -348,9 +355,9 @@ impl Decision<'_> {
 
     /// Grants the first waiter whose turn it is, or ends it if the policy does not allow it any more.
     fn advance(&mut self) {
-        let Some(turn) = self.state.ready.first() else { return };
+        let Some(turn) = self.state.first_ready(self.at) else { return };
         let Some(waiter) = self.state.waiters.get(&turn.place()) else { return };
-        debug_assert!(self.state.can_be_granted(*turn), "{turn:?} cannot be granted");
+        debug_assert!(self.state.can_be_granted(turn, self.at), "{turn:?} cannot be granted");
         let request = &waiter.request;
         let principal = self.state.session(request.session).map(|session| &*session.principal.name);
         let allowed = waiter.claims.iter().all(|claim| {
@@ -384,20 +391,22 @@ impl Decision<'_> {
         self.events.push(Event::Revoking { token, reason, by, until: self.at.plus_ms(lease_ms) });
     }
 
-    /// Begins the lock-delays of what was lost.
+    /// Begins the lock-delays of what was lost, in the place of earlier ones.
     fn delay(&mut self, grant: &Grant) {
         for (key, until) in delays_of(self.state, grant, self.at) {
-            let until_now = self.state.resources.get(&key).and_then(|resource| resource.delay);
-            let longer = until_now.is_none_or(|delay| delay.until < until);
-            if longer && self.delayed.len() < DELAYED_MAX && self.delayed.insert(key.clone()) {
+            let bytes = self.delayed_bytes + delayed_bytes(&key);
+            if bytes <= DELAYED_BYTES_MAX && self.delayed.insert(key.clone()) {
+                self.delayed_bytes = bytes;
                 self.events.push(Event::Delayed { resource: key.name().clone(), until });
             }
         }
     }
 
+    /// Whether a record that says something already may begin these lock-delays, too.
     fn has_room_for_delays(&self, lost: &[&Grant]) -> bool {
         let delays = lost.iter().flat_map(|grant| delays_of(self.state, grant, self.at));
-        self.delayed.len() + delays.count() <= DELAYED_MAX
+        let bytes: usize = delays.map(|(key, _)| delayed_bytes(&key)).sum();
+        self.events.is_empty() || self.delayed_bytes + bytes <= DELAYED_BYTES_MAX
     }
 }
 
@@ -431,6 +440,11 @@ fn given_back(token: Token, grant: &Grant, reason: Reason) -> Event {
         Some(revoking) => Event::Released { token, reason: revoking.reason, by: revoking.by.clone() },
         None => Event::Released { token, reason, by: None },
     }
+}
+
+/// At most what `{"delayed":{…}}` with its comma takes: a name's bytes may each be escaped.
+fn delayed_bytes(key: &ResourceKey) -> usize {
+    2 * key.name().as_str().len() + 80
 }
 
 fn delays_of<'a>(

@@ -16,6 +16,7 @@ use crate::log::record::{Command, Event};
 use arbiterq_client::wire::{
     Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
 };
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 
 /// The record whose events are folded.
@@ -59,7 +60,8 @@ impl State {
         for event in &record.events {
             self.apply_event(event, &of, &mut freed);
         }
-        while let Some(key) = self.deadlines.delay_over(of.at).cloned() {
+        let over = self.deadlines.delays_over(of.at).cloned();
+        for key in over.collect::<Vec<_>>() {
             self.end_delay(&key, &mut freed);
         }
         self.tip = ChainTip { next_index: of.index.saturating_add(1), hash: of.hash };
@@ -206,7 +208,7 @@ impl State {
         }
     }
 
-    fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
+    pub(super) fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let (before, _) = session.due();
         change(session);
@@ -222,17 +224,18 @@ impl State {
         for (_, live) in session.requests.iter() {
             let Live::Waiting(place) = live else { continue };
             let Some(waiter) = self.waiters.get_mut(&place) else { continue };
-            if waiter.suspended.take().is_none() {
-                continue;
+            if waiter.suspended.take().is_some() {
+                pass_over(&mut self.resources, waiter);
+                freed.again.insert(waiter.request.turn());
             }
-            let turn = waiter.request.turn();
-            for claim in &waiter.claims {
-                if let Some(resource) = self.resources.get_mut(&ResourceKey::new(&claim.resource)) {
-                    resource.line.set_suspended(turn, false);
-                }
-            }
-            freed.again.insert(turn);
         }
+    }
+
+    /// A waiter is passed over from now on.
+    pub(super) fn set_suspended(&mut self, place: u64, token: Token) {
+        let Some(waiter) = self.waiters.get_mut(&place) else { return };
+        waiter.suspended = Some(token);
+        pass_over(&mut self.resources, waiter);
     }
 
     fn end_session(&mut self, id: SessionId, freed: &mut Freed) {
@@ -441,17 +444,11 @@ impl State {
         self.put_waiter(Waiter { request: grant.request, claims, suspended: Some(token) });
     }
 
-    /// Nobody is granted a resource for a while. The later end counts.
+    /// Nobody is granted a resource for a while, whatever was said before.
     pub(super) fn delay(&mut self, key: ResourceKey, delay: Delay) {
         let (resource, _) = self.resource_mut(key.clone());
-        if let Some(before) = resource.delay {
-            if before.until >= delay.until {
-                return;
-            }
-            resource.delay = Some(delay);
+        if let Some(before) = resource.delay.replace(delay) {
             self.deadlines.delays.remove(&(before.until, key.clone()));
-        } else {
-            resource.delay = Some(delay);
         }
         self.deadlines.delays.insert((delay.until, key));
     }
@@ -479,6 +476,15 @@ impl State {
                 let rule = self.policy.index_of(&name);
                 (entry.insert(Resource::new(rule)), name)
             }
+        }
+    }
+}
+
+/// Tells the lines whether a waiter is passed over.
+fn pass_over(resources: &mut BTreeMap<ResourceKey, Resource>, waiter: &Waiter) {
+    for claim in &waiter.claims {
+        if let Some(resource) = resources.get_mut(&ResourceKey::new(&claim.resource)) {
+            resource.line.set_suspended(waiter.request.turn(), waiter.suspended.is_some());
         }
     }
 }

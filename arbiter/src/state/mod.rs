@@ -22,7 +22,7 @@ mod resource;
 mod session;
 pub mod snapshot;
 
-pub use decide::{DELAYED_MAX, decide};
+pub use decide::{DELAYED_BYTES_MAX, decide};
 pub use grant::{Grant, Known, Outcome};
 pub use session::Session;
 

@@ -126,6 +126,11 @@ impl Resource {
         Self { holders: BTreeSet::new(), held: Load::default(), line: Line::default(), delay: None, rule }
     }
 
+    /// Whether nobody is granted it at a moment, whoever holds and waits.
+    pub(super) fn is_delayed(&self, at: Timestamp) -> bool {
+        self.delay.is_some_and(|delay| delay.until > at)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.holders.is_empty() && self.line.is_empty() && self.delay.is_none()
     }

@@ -118,6 +118,11 @@ impl Requests {
         Self { window, ..Self::default() }
     }
 
+    /// As they were written down; what is live is added.
+    pub(super) fn restored(window: u32, highest: Seq, outcomes: VecDeque<(Seq, Outcome)>) -> Self {
+        Self { window, highest: Some(highest), live: BTreeMap::new(), outcomes }
+    }
+
     pub(super) fn known(&self, seq: Seq) -> Known {
         // Nearly all come in with the next number.
         if self.highest.is_none_or(|highest| seq > highest) {

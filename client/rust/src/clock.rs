@@ -121,6 +121,7 @@ fn kernel_timer() -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
     let timer = timerfd_create(TimerfdClockId::Boottime, flags).ok()?;
     let interest = tokio::io::Interest::READABLE;
+    #[expect(deprecated, reason = "sound for an OwnedFd; what replaces it is an unsafe function")]
     tokio::io::unix::AsyncFd::with_interest(timer, interest).ok()
 }
 
