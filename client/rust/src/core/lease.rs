@@ -10,6 +10,8 @@ const MARGIN_PARTS: Micros = 20;
 const MARGIN_MIN: Micros = 20_000;
 /// Keep-alives are sent at a quarter of the lease, so that three may fail.
 const KEEP_ALIVE_PARTS: Micros = 4;
+/// Whatever an arbiter says, keep-alives do not follow each other faster than this.
+const KEEP_ALIVE_MIN: Micros = 10_000;
 /// Keep-alives that are remembered without an answer. Beyond it the oldest is forgotten: its confirmation would
 /// move the lease by less than a later one's.
 const SENT_MAX: usize = 64;
@@ -36,7 +38,7 @@ impl Lease {
         let margin = (length / MARGIN_PARTS).max(MARGIN_MIN);
         Self {
             length: length.saturating_sub(margin),
-            keep_alive_every: length / KEEP_ALIVE_PARTS,
+            keep_alive_every: (length / KEEP_ALIVE_PARTS).max(KEEP_ALIVE_MIN),
             from: first_sent,
             lapsed: false,
             sent: VecDeque::new(),
@@ -108,5 +110,6 @@ impl Lease {
     /// A planted bug: `granted` moves the lease.
     pub(super) fn restart(&mut self, now: Micros) {
         self.from = self.from.max(now);
+        self.lapsed = false;
     }
 }

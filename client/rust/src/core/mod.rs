@@ -234,6 +234,10 @@ struct Session {
     attach_known_by: u64,
     /// An address has been asked for and not given.
     attach_wanted: Option<Micros>,
+    /// A keep-alive is to be sent with whatever is sent next.
+    alive_wanted: bool,
+    /// Grants that we have heard of: what is said of another is said of one whose `granted` was lost.
+    seen: BTreeSet<Token>,
     /// The index of the newest `alive`.
     judged: u64,
     keep_alive_at: Micros,

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Revocations of grants not heard of yet that are remembered; beyond it the oldest grant's is forgotten. A session
 /// has at most W grants, so this is never met by an arbiter that follows the rules.
 const REVOKED_MAX: usize = 1024;
+/// Grants heard of that are remembered; beyond it the oldest is forgotten. Far more than can be under way.
+const SEEN_MAX: usize = 1024;
 
 impl SessionCore {
     /// The arbiter says something. `done`, and a `status` that this core has not asked for, are the driver's.
@@ -90,6 +92,8 @@ impl SessionCore {
             attached: 0,
             attach_known_by: 0,
             attach_wanted: None,
+            alive_wanted: false,
+            seen: BTreeSet::new(),
             judged: 0,
             heard_from: now,
             close_at: now,
@@ -170,6 +174,14 @@ impl SessionCore {
         }
     }
 
+    fn seen(&mut self, token: Token) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        session.seen.insert(token);
+        if session.seen.len() > SEEN_MAX {
+            session.seen.pop_first();
+        }
+    }
+
     fn request_of(&self, seq: Seq) -> Option<RequestId> {
         match &self.phase {
             Phase::Open(session) => session.live.get(&seq).copied(),
@@ -208,6 +220,7 @@ impl SessionCore {
 
     fn granted(&mut self, now: Micros, granted: &Granted) {
         let (seq, token) = (granted.seq, granted.token);
+        self.seen(token);
         let Some(request) = self.request_of(seq) else {
             return self.unwanted(now, seq, Some(token));
         };
@@ -304,6 +317,9 @@ impl SessionCore {
     /// again; which, the message does not say, unless there is only one.
     fn over_unnamed(&mut self, now: Micros, token: Token, reason: Reason) {
         let Phase::Open(session) = &mut self.phase else { return };
+        if session.seen.contains(&token) {
+            return;
+        }
         let owed = session.owed.iter().filter(|(_, owed)| owed.token.is_none());
         let mut seqs: Vec<Seq> = owed.map(|(seq, _)| *seq).collect();
         let repeated = session.live.iter().filter(|(_, request)| {
@@ -414,6 +430,7 @@ impl SessionCore {
         let positions: BTreeMap<Seq, u64> = alive.positions.iter().copied().collect();
         let revoked: BTreeMap<Token, Reason> = alive.revoked.iter().map(|gone| (gone.0, gone.1)).collect();
         for (seq, token) in &held {
+            self.seen(*token);
             match self.request_of(*seq) {
                 Some(request) => self.found_held(now, request, *token, revoked.get(token).copied()),
                 None => self.unwanted(now, *seq, Some(*token)),
@@ -495,10 +512,12 @@ impl SessionCore {
                     }
                 }
                 // Neither held nor waiting: its end is what we have not heard.
-                State::Waiting { index: queued, .. } if *queued <= index => {
-                    if !self.plants.has(Planted::AbsenceTellsNothing) && !held.contains_key(&seq) {
-                        entry.state = State::Asked(Repeat::due(now));
-                    }
+                State::Waiting { index: queued, .. }
+                    if *queued <= index
+                        && !held.contains_key(&seq)
+                        && !self.plants.has(Planted::AbsenceTellsNothing) =>
+                {
+                    entry.state = State::Asked(Repeat::due(now));
                 }
                 State::Pending { .. } => entry.state = State::Asked(Repeat::due(now)),
                 _ => {}

@@ -167,6 +167,14 @@ impl SessionCore {
         }
         let (Some(seq), Phase::Open(session)) = (entry.seq, &mut self.phase) else { return };
         session.live.remove(&seq);
+        // Without a connection nobody can say more than that it will be withdrawn.
+        let listener = match listener {
+            Some(request) if reason == Reason::Cancelled && self.address.is_none() => {
+                self.outputs.push_back(Output::Event(Event::Settled { request, reason }));
+                None
+            }
+            listener => listener,
+        };
         let answered = !matches!(entry.state, State::Asked(_));
         let token = entry.state.token();
         self.owe_number(now, seq, token, Owed::new(listener, token, reason, answered));
@@ -222,6 +230,7 @@ impl SessionCore {
                 session.attach_known_by = session.lease.last_n() + 1;
                 session.heard_from = now;
                 session.keep_alive_at = now;
+                session.alive_wanted = true;
                 session.close_at = now;
                 session.owed.values_mut().for_each(|owed| owed.repeat.at = now);
                 let n = session.attach_n;
@@ -380,8 +389,10 @@ impl SessionCore {
             session.attach_wanted = Some(now);
             self.outputs.push_back(Output::AttachWanted { fresh: true });
         }
-        // After a repeat: its `alive` tells what became of what was repeated.
-        if busy && (repeated || now >= session.keep_alive_at) {
+        // After a repeat: its `alive` tells what became of what was repeated. After an attach, also of a session
+        // that is not used: its `alive` tells that an earlier connection may be dropped.
+        let alive_wanted = std::mem::take(&mut session.alive_wanted);
+        if alive_wanted || busy && (repeated || now >= session.keep_alive_at) {
             session.keep_alive_at = now.saturating_add(session.lease.keep_alive_every());
             let n = session.lease.send(now);
             self.send(RequestBody::KeepAlive(KeepAlive { n }));
