@@ -205,7 +205,7 @@ fn a_checkpoint_makes_the_mark_durable_without_syncs_too() {
     let options = Options { fsync: Fsync::Never, ..Options::default() };
     let mut chain = Chain::of(4);
     let dir = written(&chain, options.clone());
-    let (mut log, ..) = open(dir.path(), options.clone()).unwrap();
+    let (mut log, ..) = open(dir.path(), options).unwrap();
     let manifest = checkpoint(&mut log, &mut chain, "body", 3);
     assert_eq!(Mark::read(dir.path()).unwrap(), Some(chain.mark(manifest.index as usize)));
 }

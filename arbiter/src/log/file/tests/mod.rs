@@ -109,7 +109,7 @@ fn start(dir: &Path, options: Options) -> (Opened, Replayed) {
 
 fn damage_of(result: Result<(FileLog, Opened, Replayed), OpenError>) -> Damage {
     match result {
-        Err(OpenError::Damaged(damage)) => damage,
+        Err(OpenError::Damaged(damage)) => *damage,
         Err(e) => panic!("another error: {e}"),
         Ok((_, opened, _)) => panic!("it was opened: {opened:?}"),
     }
