@@ -3,4 +3,5 @@
 pub mod chain;
 pub mod checkpoint;
 pub mod file;
+pub mod memory;
 pub mod record;

@@ -21,8 +21,8 @@ pub use reply::{
     RevokedToken, SessionEnded, Status, StatusHolder, StatusResource, StatusSession, StatusWaiter,
 };
 pub use request::{
-    Acquire, Attach, Auth, Cancel, Cause, Close, DecodeError, ForceRelease, Gone, KeepAlive, Nudge, Open, OwnerRef, Pause,
-    Release, Request, RequestBody, Resume, StatusAsk, StatusWhat, Tick,
+    Acquire, Attach, Auth, Cancel, Cause, Close, DecodeError, ForceRelease, Gone, KeepAlive, Nudge, Open,
+    OwnerRef, Pause, Release, Request, RequestBody, Resume, StatusAsk, StatusWhat, Tick,
 };
 pub use time::{InvalidTimestamp, Timestamp};
 

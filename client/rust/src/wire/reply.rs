@@ -27,6 +27,9 @@ macro_rules! bodies {
         }
 
         impl ReplyBody {
+            /// The name of every kind on the wire.
+            pub const KINDS: &[&str] = &[$(stringify!($kind)),*];
+
             /// The kind's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($kind),)* }
@@ -266,6 +269,8 @@ pub struct Status {
     pub id: String,
     /// The log's random name.
     pub genesis: LogId,
+    /// How many partitions there are.
+    pub partitions: u32,
     /// This activation's random number.
     pub incarnation: Nonce,
     /// Live sessions.

@@ -3,8 +3,8 @@
 use super::names::check_text;
 use super::{
     ADDRESS_BYTES_MAX, Claim, ID_BYTES_MAX, INTEGER_MAX, LABEL_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
-    LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq, SessionId,
-    SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
+    LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq,
+    SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,13 +37,14 @@ macro_rules! bodies {
         }
 
         impl RequestBody {
+            /// The name of every kind on the wire.
+            pub const KINDS: &[&str] = &[$(stringify!($kind)),*];
+
             /// The kind's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($kind),)* }
             }
         }
-
-        const KINDS: &[&str] = &[$(stringify!($kind)),*];
 
         #[derive(Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -108,6 +109,8 @@ bodies! {
     /// A standby's knock on an idle queue. The active arbiter drops it.
     nudge: Nudge(Nudge),
 }
+
+const KINDS: &[&str] = RequestBody::KINDS;
 
 /// `open`: a session is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,7 +355,11 @@ impl Request {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() > MESSAGE_BYTES_MAX {
             let detail = format!("{} bytes, the limit is {MESSAGE_BYTES_MAX}", bytes.len());
-            return Err(DecodeError::bare(Reason::MessageTooLong, detail));
+            return Err(DecodeError::of(Reason::MessageTooLong, detail));
+        }
+        // Serde would also take the fields of a struct in an array, by their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(DecodeError::of(Reason::Malformed, "not one JSON object".into()));
         }
         let mut raw: Raw = serde_json::from_slice(bytes).map_err(|e| diagnose(bytes, &e))?;
         if raw.v != VERSION {
@@ -469,8 +476,28 @@ fn number(what: &str, value: u64, max: u64) -> Result<(), (Reason, String)> {
 }
 
 impl DecodeError {
-    fn bare(reason: Reason, detail: String) -> Self {
+    /// A refusal that does not say of which message.
+    pub fn of(reason: Reason, detail: String) -> Self {
         Self { reason, detail, id: None, session: None, seq: None, token: None }
+    }
+
+    /// The same refusal, of this message.
+    pub fn naming(mut self, request: &Request) -> Self {
+        use RequestBody as B;
+        self.session = request.auth.as_ref().map(|auth| auth.session);
+        (self.id, self.seq, self.token) = match &request.body {
+            B::Open(Open { id, .. })
+            | B::Status(StatusAsk { id, .. })
+            | B::ForceRelease(ForceRelease { id, .. })
+            | B::Pause(Pause { id, .. })
+            | B::Resume(Resume { id, .. }) => (Some(id.clone()), None, None),
+            B::Acquire(Acquire { seq, .. }) | B::Cancel(Cancel { seq }) => (None, Some(*seq), None),
+            B::Release(Release { token }) => (None, None, Some(*token)),
+            B::Attach(_) | B::KeepAlive(_) | B::Close(_) | B::Tick(_) | B::Gone(_) | B::Nudge(_) => {
+                (None, None, None)
+            }
+        };
+        self
     }
 
     /// The refusal with whatever names the message: read leniently, for the message itself may be no good.
@@ -495,7 +522,7 @@ fn diagnose(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(bytes) else {
         // The position, not the text: serde quotes what it found, and that may be a secret.
         let detail = format!("not one JSON object (line {}, column {})", error.line(), error.column());
-        return DecodeError::bare(Reason::Malformed, detail);
+        return DecodeError::of(Reason::Malformed, detail);
     };
     let version = fields.get("v").and_then(serde_json::Value::as_u64);
     if version.is_some_and(|v| v != u64::from(VERSION)) {
@@ -504,7 +531,8 @@ fn diagnose(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     }
     let envelope = ["v", "partition", "session", "key"];
     let known_kind = fields.keys().any(|name| KINDS.contains(&name.as_str()));
-    let stray = fields.keys().find(|name| !envelope.contains(&name.as_str()) && !KINDS.contains(&name.as_str()));
+    let stray =
+        fields.keys().find(|name| !envelope.contains(&name.as_str()) && !KINDS.contains(&name.as_str()));
     let shown = |name: &str| name.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
     if let Some(stray) = stray {
         let reason = if known_kind { Reason::UnknownField } else { Reason::UnknownKind };

@@ -70,9 +70,9 @@ impl Timestamp {
     fn read(text: &str) -> Option<Self> {
         let bytes: &[u8; 27] = text.as_bytes().try_into().ok()?;
         let number = |at: usize, width: usize| {
-            bytes[at..at + width].iter().try_fold(0u64, |sum, byte| {
-                byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0'))
-            })
+            bytes[at..at + width]
+                .iter()
+                .try_fold(0u64, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
         };
         let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
         let (hour, minute, second, micro) = (number(11, 2)?, number(14, 2)?, number(17, 2)?, number(20, 6)?);

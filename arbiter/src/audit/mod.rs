@@ -1,0 +1,5 @@
+//! What an auditor does with a grant log, without an arbiter, a broker or a network: everything here only reads.
+//!
+//! [`verify`] checks a log against the promises, from the records alone.
+
+pub mod verify;

@@ -1,0 +1,445 @@
+//! The service: one thin loop a partition, around the sans-I/O middle.
+//!
+//! A loop owns every side effect of its partition: it takes from the inbox, the log's proofs, the checkpointer and
+//! the clock, tells the partition, and carries out what the partition says, in the order it says it. After a
+//! failed write nothing more is appended or answered, and the process ends: what is not on the log is kept nowhere.
+
+use crate::checkpointer::{self, Drafted};
+use crate::clock::Clock;
+use crate::log::chain::{ChainTip, Sealed};
+use crate::log::file::{self, AppendError, FileLog, OpenError, Opened, Proofs, Step, WriteError};
+use crate::log::memory::MemoryLog;
+use crate::log::record::{Command, Event, FORMAT, Genesis, Record};
+use crate::partition::{ActivateError, Activation, Partition, PartitionConfig, Role, StepDown};
+use crate::state::{State, snapshot};
+use crate::transport::direct::{Hub, INBOX_MAX, Inbound, ListenError, Listener};
+use arbiterq_client::wire::{Hash, LogId, Nonce, Timestamp};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Messages taken from the inbox before the log is given what they made.
+const BATCH_MAX: usize = 256;
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub enum Listen {
+    /// A port on loopback.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// All that the service is told.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// The folder with a log folder a partition.
+    pub data: PathBuf,
+    /// How many partitions; those of an existing log cannot be changed.
+    pub partitions: u32,
+    /// How the logs are kept.
+    pub log: file::Options,
+    /// Records between two checkpoints; 0 for none.
+    pub checkpoint_records: u64,
+    /// How partitions work.
+    pub partition: PartitionConfig,
+    /// Connections that may be open.
+    pub connections_max: usize,
+    /// How long finishing may take once it is asked to stop.
+    pub shutdown_timeout: Duration,
+}
+
+/// What is said when it is ready.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The URL that clients use.
+    pub url: String,
+    /// What was met in each partition's folder.
+    pub partitions: Vec<Opened>,
+}
+
+/// Why the service does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It cannot accept connections.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A log failed: nothing was answered that is not on it.
+    #[error("{0}; nothing was answered that is not on the log: make room or repair, then start again")]
+    Log(#[from] WriteError),
+    /// The log is of another number of partitions, or of another partition.
+    #[error("{folder} was begun as partition {partition} of {partitions}, and is configured as {wanted}")]
+    Partitions {
+        /// The log's folder.
+        folder: PathBuf,
+        /// What its genesis says.
+        partition: u32,
+        /// What its genesis says.
+        partitions: u32,
+        /// What the settings say.
+        wanted: String,
+    },
+    /// The log cannot be gone on with.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// Another arbiter writes this log.
+    #[error("activity ended: {0}")]
+    SteppedDown(StepDown),
+    /// The system gives no random numbers, threads or timers.
+    #[error("{0}")]
+    System(std::io::Error),
+    /// A part of the service failed in a way that is a mistake of ours.
+    #[error("a part of the service failed: {0}")]
+    Panicked(String),
+    /// Finishing took longer than it may.
+    #[error("not everything could be finished within {0:?}")]
+    ShutdownTimeout(Duration),
+}
+
+/// Runs the service until `shutdown` completes, then finishes what was taken.
+///
+/// # Errors
+/// It could not start, a log failed, or finishing took too long.
+pub async fn serve(
+    config: ServeConfig,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), ServeError> {
+    let listener = match &config.listen {
+        Listen::Tcp(address) => Listener::tcp(*address)?,
+        Listen::Unix(path) => Listener::unix(path)?,
+    };
+    let clock = Clock::system();
+    let mut logs = Vec::new();
+    for number in 0..config.partitions {
+        let config = config.clone();
+        let wall = clock.wall();
+        // Reading a log blocks, and may take long.
+        let opened = tokio::task::spawn_blocking(move || open(&config, number, wall));
+        logs.push(opened.await.map_err(panicked)??);
+    }
+    let (inboxes, taken): (Vec<_>, Vec<_>) = logs.iter().map(|_| mpsc::channel(INBOX_MAX)).unzip();
+    let hub = Hub::new(Nonce(random()?).to_string(), inboxes, config.connections_max);
+    let (stop, stopped) = watch::channel(false);
+    let mut ready_when = Vec::new();
+    let mut loops = JoinSet::new();
+    let mut folders = Vec::new();
+    for ((number, log), inbox) in (0..).zip(logs).zip(taken) {
+        folders.push(log.opened.clone());
+        let (active, is_active) = tokio::sync::oneshot::channel();
+        ready_when.push(is_active);
+        let (rules, checkpoints) = (config.partition.clone(), config.checkpoint_records);
+        let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints);
+        loops.spawn(partition.run(stopped.clone(), active));
+    }
+    for active in ready_when {
+        // One that failed before it was active says why when it is joined.
+        let _ = active.await;
+    }
+    let url = listener.url().to_owned();
+    let mut stop_accepting = stopped.clone();
+    let accepting = tokio::spawn(listener.run(hub.clone(), async move {
+        let _ = stop_accepting.wait_for(|stop| *stop).await;
+    }));
+    ready(Ready { url, partitions: folders });
+
+    let first = tokio::select! {
+        () = shutdown => None,
+        ended = loops.join_next() => ended,
+    };
+    let _ = stop.send(true);
+    let finish = async {
+        let mut result = first.map_or(Ok(()), |ended| ended.map_err(panicked).and_then(|ended| ended));
+        while let Some(ended) = loops.join_next().await {
+            result = result.and(ended.map_err(panicked).and_then(|ended| ended));
+        }
+        hub.flushed().await;
+        hub.drop_all();
+        let accepted = accepting.await.map_err(panicked)?;
+        result.and(accepted.map_err(ServeError::System))
+    };
+    let limit = config.shutdown_timeout;
+    tokio::time::timeout(limit, finish).await.unwrap_or(Err(ServeError::ShutdownTimeout(limit)))
+}
+
+fn panicked(error: tokio::task::JoinError) -> ServeError {
+    ServeError::Panicked(error.to_string())
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], ServeError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| ServeError::System(error.into()))?;
+    Ok(bytes)
+}
+
+/// A log that is open, and the state that it gives.
+pub(crate) struct OpenLog {
+    store: Store,
+    state: State,
+    opened: Opened,
+}
+
+impl OpenLog {
+    /// A log in memory, begun just now.
+    pub(crate) fn in_memory(
+        log: MemoryLog,
+        log_id: LogId,
+        partition: u32,
+        partitions: u32,
+        wall: Timestamp,
+    ) -> Self {
+        let mut state = State::new(ChainTip::before(0));
+        let genesis = genesis(log_id, partition, partitions, wall);
+        state.fold(&genesis);
+        log.append(&[genesis]);
+        let opened =
+            Opened { tip: None, checkpoint: None, unusable: Vec::new(), cut: None, records: 0, end: None };
+        Self { store: Store::Memory { log, proven: 0, told: 0 }, state, opened }
+    }
+}
+
+/// Where a partition's records go, and how it hears that they count.
+enum Store {
+    /// A folder, proven by its lock and `fdatasync`.
+    File { log: FileLog, proofs: Proofs, checkpoints: checkpointer::Handle },
+    /// This process's memory: durable as long as anybody asks.
+    Memory { log: MemoryLog, proven: u64, told: u64 },
+}
+
+/// What a store says unasked.
+enum Heard {
+    /// Records up to this index count.
+    Proof(u64),
+    /// A checkpoint's hash is to be put into the chain.
+    Drafted(Drafted),
+}
+
+impl Store {
+    async fn append(&mut self, entry: &[Sealed]) -> Result<(), ServeError> {
+        match self {
+            Self::File { log, .. } => loop {
+                match log.append(entry) {
+                    Ok(()) => return Ok(()),
+                    Err(AppendError::Full) => log.room().await,
+                    Err(AppendError::Failed(error)) => return Err(error.into()),
+                }
+            },
+            Self::Memory { log, proven, .. } => {
+                log.append(entry);
+                *proven = entry.last().map_or(*proven, |sealed| sealed.record.index);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the store has to say next.
+    ///
+    /// Cancel safe.
+    async fn hear(&mut self) -> Result<Heard, ServeError> {
+        match self {
+            Self::File { proofs, checkpoints, .. } => tokio::select! {
+                biased;
+                proof = proofs.next() => match proof {
+                    Some(proven) => Ok(Heard::Proof(proven?)),
+                    None => Err(ServeError::Panicked("the log's writer ended".into())),
+                },
+                Some(drafted) = checkpoints.drafted.recv() => Ok(Heard::Drafted(drafted)),
+            },
+            Self::Memory { proven, told, .. } if *told < *proven => {
+                *told = *proven;
+                Ok(Heard::Proof(*proven))
+            }
+            Self::Memory { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Asks for a checkpoint; false if that is not possible now.
+    fn ask_checkpoint(&self) -> bool {
+        matches!(self, Self::File { checkpoints, .. } if checkpoints.ask())
+    }
+
+    async fn close(self) -> Result<(), ServeError> {
+        match self {
+            Self::File { log, mut checkpoints, .. } => {
+                checkpoints.stop();
+                Ok(tokio::task::spawn_blocking(move || log.close()).await.map_err(panicked)??)
+            }
+            Self::Memory { .. } => Ok(()),
+        }
+    }
+}
+
+/// Opens partition `number`'s folder; begins a log where there is none.
+fn open(config: &ServeConfig, number: u32, wall: Timestamp) -> Result<OpenLog, ServeError> {
+    let folder = config.data.join(number.to_string());
+    let mut state = State::new(ChainTip::before(0));
+    let (mut log, opened) = FileLog::open(&folder, config.log.clone(), &mut |step| {
+        match step {
+            Step::Start => state = State::new(ChainTip::before(0)),
+            Step::Checkpoint { of: _, tip, body } => {
+                let restored = snapshot::read(body).map_err(|error| error.to_string())?;
+                if restored.tip() != tip {
+                    return Err("its body is of another record".into());
+                }
+                state = restored;
+            }
+            Step::Record(sealed) => state.fold(sealed),
+        }
+        Ok(())
+    })?;
+    if opened.tip.is_none() {
+        let genesis = genesis(LogId(random()?), number, config.partitions, wall);
+        state.fold(&genesis);
+        // An empty log has room; what else can go wrong is reported with the first proof.
+        if let Err(AppendError::Failed(error)) = log.append(&[genesis]) {
+            return Err(error.into());
+        }
+    }
+    check_identity(&folder, &state, number, config.partitions)?;
+    let proofs = log.proofs();
+    let checkpoints =
+        checkpointer::start(&log, state.clone(), opened.end, number).map_err(ServeError::System)?;
+    Ok(OpenLog { store: Store::File { log, proofs, checkpoints }, state, opened })
+}
+
+/// The first record of a log.
+pub fn genesis(log_id: LogId, partition: u32, partitions: u32, at: Timestamp) -> Sealed {
+    let genesis =
+        Genesis { format: FORMAT, log_id, partition, partitions, first_index: 0, after: Vec::new() };
+    Sealed::new(Record {
+        index: 0,
+        prev: Hash::default(),
+        epoch: 0,
+        at,
+        renewed: Vec::new(),
+        upto: None,
+        command: Command::Create,
+        events: vec![Event::Genesis(genesis)],
+    })
+}
+
+fn check_identity(folder: &Path, state: &State, number: u32, partitions: u32) -> Result<(), ServeError> {
+    match state.genesis() {
+        Some(genesis) if genesis.partition == number && genesis.partitions == partitions => Ok(()),
+        found => Err(ServeError::Partitions {
+            folder: folder.to_owned(),
+            partition: found.map_or(0, |genesis| genesis.partition),
+            partitions: found.map_or(0, |genesis| genesis.partitions),
+            wanted: format!("{number} of {partitions}"),
+        }),
+    }
+}
+
+/// One partition's loop.
+pub(crate) struct PartitionLoop {
+    number: u32,
+    partition: Partition,
+    store: Store,
+    inbox: mpsc::Receiver<Inbound>,
+    hub: Arc<Hub>,
+    clock: Clock,
+    checkpoint_records: u64,
+    checkpoint_due: u64,
+}
+
+impl PartitionLoop {
+    pub(crate) fn new(
+        number: u32,
+        open: OpenLog,
+        inbox: mpsc::Receiver<Inbound>,
+        hub: Arc<Hub>,
+        clock: Clock,
+        config: PartitionConfig,
+        checkpoint_records: u64,
+    ) -> Self {
+        let OpenLog { store, state, opened } = open;
+        let checkpoint_due = opened.checkpoint.unwrap_or(0).saturating_add(checkpoint_records);
+        let partition = Partition::standby(config, state);
+        Self { number, partition, store, inbox, hub, clock, checkpoint_records, checkpoint_due }
+    }
+
+    /// Activates, then serves until `stop`; then finishes: proves and answers all that was decided.
+    pub(crate) async fn run(
+        mut self,
+        mut stop: watch::Receiver<bool>,
+        active: tokio::sync::oneshot::Sender<()>,
+    ) -> Result<(), ServeError> {
+        let mut active = Some(active);
+        let activation =
+            Activation { incarnation: Nonce(random()?), secret: random()?, wall: self.clock.wall() };
+        self.partition.activate(activation, self.clock.uptime())?;
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut stopping = false;
+        loop {
+            self.carry_out().await?;
+            if self.partition.role() == Role::Active
+                && let Some(active) = active.take()
+            {
+                self.hub.set_epoch(self.number, self.partition.state().epoch());
+                let _ = active.send(());
+            }
+            if stopping && self.partition.known() == self.partition.state().tip() {
+                break;
+            }
+            self.start_checkpoint();
+            let takes = !stopping && !self.partition.is_full();
+            tokio::select! {
+                biased;
+                heard = self.store.hear() => match heard? {
+                    // The genesis is the service's own record, not the partition's.
+                    Heard::Proof(index) if index < self.partition.known().next_index => {}
+                    Heard::Proof(index) => self.partition.proven(index, self.clock.uptime()),
+                    Heard::Drafted(Drafted { of, hash }) => {
+                        self.partition.checkpoint(of, hash, self.clock.uptime());
+                    }
+                },
+                _ = self.inbox.recv_many(&mut batch, BATCH_MAX), if takes => {
+                    let now = self.clock.uptime();
+                    for inbound in batch.drain(..) {
+                        match inbound {
+                            Inbound::Delivery(delivery) => self.partition.deliver(delivery, now),
+                            Inbound::Closed(address) => self.partition.closed(&address, now),
+                        }
+                    }
+                }
+                () = self.clock.until(self.partition.next_wake()) => {}
+                _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+            }
+            self.partition.time(self.clock.uptime());
+        }
+        self.store.close().await
+    }
+
+    /// Append; then send what is proven; letters. In this order, and nothing after a failure.
+    async fn carry_out(&mut self) -> Result<(), ServeError> {
+        let outputs = self.partition.outputs(self.clock.uptime());
+        if let Some(why) = outputs.step_down {
+            return Err(ServeError::SteppedDown(why));
+        }
+        for entry in outputs.appends {
+            self.store.append(&entry.records).await?;
+        }
+        for outgoing in outputs.sends {
+            self.hub.send(&outgoing.to, &outgoing.reply);
+        }
+        for letter in outputs.letters {
+            self.hub.post(self.number, letter).await;
+        }
+        Ok(())
+    }
+
+    fn start_checkpoint(&mut self) {
+        let proven = self.partition.known().next_index;
+        if self.checkpoint_records > 0 && proven >= self.checkpoint_due && self.store.ask_checkpoint() {
+            self.checkpoint_due = proven + self.checkpoint_records;
+        }
+    }
+}

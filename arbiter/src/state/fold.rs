@@ -1,0 +1,495 @@
+//! What a record that counts makes of the state.
+//!
+//! Total: an event that no valid log has (of a session that is not live, a grant that is not in force, a number
+//! that is used up) changes nothing. That a log is valid is for the chain and the verifier to say.
+
+use super::State;
+use super::advance::Freed;
+use super::deadline::Deadlines;
+use super::grant::{Grant, Known, Outcome, Request, Revoking, Waiter};
+use super::line::{Entry, Turn};
+use super::policy::Rules;
+use super::resource::{Delay, Resource, ResourceKey};
+use super::session::{Live, Requests, Session};
+use crate::log::chain::{ChainTip, Sealed};
+use crate::log::record::{Command, Event};
+use arbiterq_client::wire::{
+    Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
+};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
+
+/// The record whose events are folded.
+struct Of {
+    index: u64,
+    at: Timestamp,
+    hash: Hash,
+}
+
+impl State {
+    /// Takes a record that counts: its renewals, then its events.
+    pub fn fold(&mut self, sealed: &Sealed) {
+        self.renew(&sealed.record.renewed, sealed.record.at);
+        self.apply(sealed);
+    }
+
+    /// Takes renewals that count from `at`. A number that does not rise is ignored.
+    pub fn renew(&mut self, renewed: &[(SessionId, u64)], at: Timestamp) {
+        for (id, n) in renewed {
+            self.change_session(*id, |session| {
+                if *n > session.n {
+                    session.n = *n;
+                    session.heard_at = at;
+                    session.lease_from = at;
+                    session.unreachable_at = None;
+                }
+            });
+        }
+    }
+
+    /// Takes a record's events, and it becomes the tip. Its renewals are taken before, by [`State::renew`].
+    pub fn apply(&mut self, sealed: &Sealed) {
+        let record = &sealed.record;
+        let of = Of { index: record.index, at: record.at, hash: sealed.hash };
+        let mut freed = Freed::default();
+        if !matches!(record.command, Command::Advance) {
+            // Empty as a rule, because the record after one that frees something is `advance`. Not so where an
+            // epoch begins: what could be granted before is looked at again.
+            freed.again.extend(std::mem::take(&mut self.ready));
+        }
+        for event in &record.events {
+            self.apply_event(event, &of, &mut freed);
+        }
+        let over = self.deadlines.delays_over(of.at).cloned();
+        for key in over.collect::<Vec<_>>() {
+            self.end_delay(&key, &mut freed);
+        }
+        self.tip = ChainTip { next_index: of.index.saturating_add(1), hash: of.hash };
+        self.at = of.at;
+        self.settle(freed);
+    }
+
+    fn apply_event(&mut self, event: &Event, of: &Of, freed: &mut Freed) {
+        match event {
+            Event::Genesis(genesis) => self.genesis = Some(genesis.clone()),
+            Event::EpochStarted { epoch, incarnation, rules } => {
+                (self.epoch, self.incarnation, self.rules) = (*epoch, Some(*incarnation), *rules);
+                self.start_epoch(of);
+            }
+            Event::Policy(policy) => {
+                self.policy = Rules::new(policy.clone());
+                for (key, resource) in &mut self.resources {
+                    resource.rule = self.policy.index_of(key.name());
+                }
+                freed.everywhere = true;
+            }
+            Event::Opened { .. } => self.open(event, of),
+            Event::Attached { session, n, reply_to } => {
+                self.change_session(*session, |session| {
+                    session.attached = *n;
+                    session.reply_to.clone_from(reply_to);
+                    session.unreachable_at = None;
+                });
+                self.resume_waiters(*session, freed);
+            }
+            Event::Unreachable { session, .. } => {
+                self.change_session(*session, |session| session.unreachable_at = Some(of.at));
+            }
+            Event::SessionEnded { session, .. } => self.end_session(*session, freed),
+            Event::Queued { .. } => self.queue(event, of),
+            Event::Granted { .. } => self.hold(event, of),
+            Event::Refused { session, seq, reason } => {
+                self.use_up(*session, *seq, Outcome::Refused(*reason), freed)
+            }
+            Event::Ended { session, seq, reason } => {
+                self.use_up(*session, *seq, Outcome::Ended(*reason), freed)
+            }
+            Event::Released { token, reason, .. } => self.release(*token, *reason, freed),
+            Event::Revoking { token, reason, by, until } => {
+                if let Some(grant) = self.grants.get_mut(token).filter(|grant| grant.revoking.is_none()) {
+                    let revoking = Revoking { reason: *reason, by: by.clone(), until: *until };
+                    grant.revoking = Some(Box::new(revoking));
+                    if let Some(until) = grant.hold_until.take() {
+                        self.deadlines.holds.remove(&(until, *token));
+                    }
+                    self.deadlines.revocations.insert((*until, *token));
+                }
+            }
+            Event::Suspended { token, .. } => self.suspend(*token, freed),
+            Event::Delayed { resource, until } => {
+                let ms = u64::try_from(until.since(of.at).as_millis()).unwrap_or(u64::MAX);
+                self.delay(ResourceKey::new(resource), Delay { until: *until, ms });
+            }
+            Event::Paused { by, reason } => self.paused = Some((by.clone(), reason.as_str().into())),
+            Event::Resumed { .. } => {
+                self.paused = None;
+                freed.everywhere = true;
+            }
+            Event::Checkpoint { .. } | Event::Closed { .. } => {}
+        }
+    }
+
+    /// Leases and lock-delays start again in full, other deadlines move by the gap, nobody is unreachable.
+    fn start_epoch(&mut self, of: &Of) {
+        let gap = of.at.since(self.at);
+        let mut deadlines = Deadlines::default();
+        for (id, session) in &mut self.sessions {
+            session.lease_from = of.at;
+            session.unreachable_at = None;
+            deadlines.sessions.insert((session.due().0, *id));
+        }
+        for (place, waiter) in &mut self.waiters {
+            if let Some(until) = &mut waiter.request.wait_until {
+                *until = until.plus(gap);
+                deadlines.waits.insert((*until, *place));
+            }
+        }
+        for (token, grant) in &mut self.grants {
+            if let Some(until) = &mut grant.request.wait_until {
+                *until = until.plus(gap);
+            }
+            if let Some(until) = &mut grant.hold_until {
+                *until = until.plus(gap);
+                deadlines.holds.insert((*until, *token));
+            }
+            if let Some(revoking) = &mut grant.revoking {
+                revoking.until = revoking.until.plus(gap);
+                deadlines.revocations.insert((revoking.until, *token));
+            }
+        }
+        for (_, key) in &self.deadlines.delays {
+            if let Some(delay) = self.resources.get_mut(key).and_then(|resource| resource.delay.as_mut()) {
+                delay.until = of.at.plus_ms(delay.ms);
+                deadlines.delays.insert((delay.until, key.clone()));
+            }
+        }
+        self.deadlines = deadlines;
+        self.epoch_at = of.at;
+    }
+
+    fn open(&mut self, event: &Event, of: &Of) {
+        let Event::Opened {
+            key_hash,
+            lease_ms,
+            fail_fast_ms,
+            in_flight_max,
+            label,
+            principal,
+            principal_by,
+            reply_to,
+        } = event
+        else {
+            return;
+        };
+        let session = Session {
+            key_hash: *key_hash,
+            principal: Principal { name: principal.clone(), by: *principal_by },
+            label: label.clone(),
+            lease_ms: *lease_ms,
+            fail_fast_ms: *fail_fast_ms,
+            in_flight_max: *in_flight_max,
+            opened_at: of.at,
+            n: 0,
+            attached: 0,
+            reply_to: reply_to.clone(),
+            heard_at: of.at,
+            lease_from: of.at,
+            unreachable_at: None,
+            requests: Requests::new(*in_flight_max),
+        };
+        self.put_session(of.index, session);
+    }
+
+    pub(super) fn put_session(&mut self, id: SessionId, session: Session) {
+        if let MapEntry::Vacant(vacant) = self.sessions.entry(id) {
+            self.deadlines.sessions.insert((session.due().0, id));
+            self.keys.insert(session.key_hash, id);
+            vacant.insert(session);
+        }
+    }
+
+    pub(super) fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let (before, _) = session.due();
+        change(session);
+        let (after, _) = session.due();
+        if after != before {
+            self.deadlines.sessions.remove(&(before, id));
+            self.deadlines.sessions.insert((after, id));
+        }
+    }
+
+    fn resume_waiters(&mut self, id: SessionId, freed: &mut Freed) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        for (_, live) in session.requests.iter() {
+            let Live::Waiting(place) = live else { continue };
+            let Some(waiter) = self.waiters.get_mut(&place) else { continue };
+            if waiter.suspended.take().is_some() {
+                pass_over(&mut self.resources, waiter);
+                freed.again.insert(waiter.request.turn());
+            }
+        }
+    }
+
+    /// A waiter is passed over from now on.
+    pub(super) fn set_suspended(&mut self, place: u64, token: Token) {
+        let Some(waiter) = self.waiters.get_mut(&place) else { return };
+        waiter.suspended = Some(token);
+        pass_over(&mut self.resources, waiter);
+    }
+
+    fn end_session(&mut self, id: SessionId, freed: &mut Freed) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.deadlines.sessions.remove(&(session.due().0, id));
+        if self.keys.get(&session.key_hash) == Some(&id) {
+            self.keys.remove(&session.key_hash);
+        }
+        for (_, live) in session.requests.iter() {
+            match live {
+                Live::Waiting(place) => drop(self.take_waiter(place, Some(freed))),
+                Live::Held(token) => drop(self.take_grant(token, freed)),
+            }
+        }
+    }
+
+    fn queue(&mut self, event: &Event, of: &Of) {
+        let Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value } =
+            event
+        else {
+            return;
+        };
+        if self.known(*session, *seq) != Known::New || self.waiters.contains_key(&of.index) {
+            return;
+        }
+        let request = Request {
+            session: *session,
+            seq: *seq,
+            owner: *owner,
+            priority: *priority,
+            place: of.index,
+            placed_at: of.at,
+            wait_ms: *wait_ms,
+            wait_until: wait_ms.map(|ms| of.at.plus_ms(ms)),
+            hold_max_ms: *hold_max_ms,
+            reason: reason.clone(),
+            value: value.clone(),
+        };
+        self.put_waiter(Waiter { request, claims: claims.as_slice().into(), suspended: None });
+    }
+
+    /// A request waits from now on.
+    pub(super) fn put_waiter(&mut self, mut waiter: Waiter) {
+        let request = &waiter.request;
+        let (place, turn) = (request.place, request.turn());
+        let Some(session) = self.sessions.get_mut(&request.session) else { return };
+        session.requests.set_live(request.seq, Live::Waiting(place));
+        for claim in &mut waiter.claims {
+            let entry = Entry::new(turn, claim.mode, permits_of(claim.permits), waiter.suspended.is_some());
+            let (resource, name) = self.resource_mut(ResourceKey::new(&claim.resource));
+            resource.line.insert(entry);
+            claim.resource = name;
+        }
+        if let Some(until) = request.wait_until {
+            self.deadlines.waits.insert((until, place));
+        }
+        self.waiters.insert(place, Box::new(waiter));
+    }
+
+    /// Takes a waiter out of its lines. What it leaves to others is noted, unless it holds it from now on.
+    fn take_waiter(&mut self, place: u64, mut freed: Option<&mut Freed>) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&place)?;
+        let turn = waiter.request.turn();
+        self.ready.remove(&turn);
+        if let Some(until) = waiter.request.wait_until {
+            self.deadlines.waits.remove(&(until, place));
+        }
+        for claim in &waiter.claims {
+            let MapEntry::Occupied(mut entry) = self.resources.entry(ResourceKey::new(&claim.resource))
+            else {
+                continue;
+            };
+            let resource = entry.get_mut();
+            resource.line.remove(turn);
+            if resource.is_idle() {
+                entry.remove();
+            } else if let Some(freed) = freed.as_deref_mut().filter(|_| waiter.suspended.is_none()) {
+                freed.note(entry.key(), entry.get(), turn, claim.mode, permits_of(claim.permits));
+            }
+        }
+        Some(*waiter)
+    }
+
+    fn hold(&mut self, event: &Event, of: &Of) {
+        let Event::Granted { session, seq, owner, claims, priority, hold_max_ms, wait_ms, reason, value } =
+            event
+        else {
+            return;
+        };
+        if self.grants.contains_key(&of.index) {
+            return;
+        }
+        let (place, placed_at, wait_until) = match self.known(*session, *seq) {
+            Known::New => (of.index, of.at, wait_ms.map(|ms| of.at.plus_ms(ms))),
+            Known::Waiting => {
+                let live = self.sessions.get(session).and_then(|session| session.requests.live(*seq));
+                let Some(Live::Waiting(place)) = live else { return };
+                let Some(Waiter { request, .. }) = self.take_waiter(place, None) else { return };
+                (place, request.placed_at, request.wait_until)
+            }
+            Known::Held(_) | Known::Over(_) | Known::Forgotten => return,
+        };
+        let request = Request {
+            session: *session,
+            seq: *seq,
+            owner: *owner,
+            priority: *priority,
+            place,
+            placed_at,
+            wait_ms: *wait_ms,
+            wait_until,
+            hold_max_ms: *hold_max_ms,
+            reason: reason.clone(),
+            value: value.clone(),
+        };
+        let hold_until = hold_max_ms.map(|ms| of.at.plus_ms(ms));
+        let claims = claims.as_slice().into();
+        let grant = Grant { request, claims, hash: of.hash, since: of.at, hold_until, revoking: None };
+        self.put_grant(of.index, grant);
+    }
+
+    /// A grant is in force from now on.
+    pub(super) fn put_grant(&mut self, token: Token, mut grant: Grant) {
+        let request = &grant.request;
+        let Some(session) = self.sessions.get_mut(&request.session) else { return };
+        session.requests.set_live(request.seq, Live::Held(token));
+        for claim in &mut grant.claims {
+            let key = ResourceKey::new(&claim.resource);
+            if let Some(owner) = request.owner {
+                self.owned.insert((owner, key.clone(), token));
+            }
+            let (resource, name) = self.resource_mut(key);
+            if resource.holders.insert(token) {
+                resource.held.add(claim.mode, permits_of(claim.permits));
+            }
+            claim.resource = name;
+        }
+        if let Some(revoking) = &grant.revoking {
+            self.deadlines.revocations.insert((revoking.until, token));
+        } else if let Some(until) = grant.hold_until {
+            self.deadlines.holds.insert((until, token));
+        }
+        self.grants.insert(token, grant);
+    }
+
+    /// Takes a grant out of force.
+    fn take_grant(&mut self, token: Token, freed: &mut Freed) -> Option<Grant> {
+        let grant = self.grants.remove(&token)?;
+        if let Some(until) = grant.hold_until {
+            self.deadlines.holds.remove(&(until, token));
+        }
+        if let Some(revoking) = &grant.revoking {
+            self.deadlines.revocations.remove(&(revoking.until, token));
+        }
+        for claim in &grant.claims {
+            let key = ResourceKey::new(&claim.resource);
+            if let Some(owner) = grant.request.owner {
+                self.owned.remove(&(owner, key.clone(), token));
+            }
+            let MapEntry::Occupied(mut entry) = self.resources.entry(key) else { continue };
+            let resource = entry.get_mut();
+            if resource.holders.remove(&token) {
+                resource.held.take(claim.mode, permits_of(claim.permits));
+            }
+            if resource.is_idle() {
+                entry.remove();
+            } else {
+                freed.note(entry.key(), entry.get(), Turn::FIRST, claim.mode, permits_of(claim.permits));
+            }
+        }
+        Some(grant)
+    }
+
+    /// A request number is over without a grant.
+    fn use_up(&mut self, id: SessionId, seq: Seq, outcome: Outcome, freed: &mut Freed) {
+        match self.known(id, seq) {
+            Known::New => {}
+            Known::Waiting => {
+                let live = self.sessions.get(&id).and_then(|session| session.requests.live(seq));
+                if let Some(Live::Waiting(place)) = live {
+                    self.take_waiter(place, Some(freed));
+                }
+            }
+            Known::Held(_) | Known::Over(_) | Known::Forgotten => return,
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.requests.set_over(seq, outcome);
+        }
+    }
+
+    fn release(&mut self, token: Token, reason: Reason, freed: &mut Freed) {
+        let Some(grant) = self.take_grant(token, freed) else { return };
+        if let Some(session) = self.sessions.get_mut(&grant.request.session) {
+            session.requests.set_over(grant.request.seq, Outcome::Released(token, reason));
+        }
+    }
+
+    fn suspend(&mut self, token: Token, freed: &mut Freed) {
+        let Some(grant) = self.take_grant(token, freed) else { return };
+        let claim_of = |claim: &ClaimGranted| Claim {
+            resource: claim.resource.clone(),
+            mode: claim.mode,
+            permits: claim.permits,
+        };
+        let claims = grant.claims.iter().map(claim_of).collect();
+        self.put_waiter(Waiter { request: grant.request, claims, suspended: Some(token) });
+    }
+
+    /// Nobody is granted a resource for a while, whatever was said before.
+    pub(super) fn delay(&mut self, key: ResourceKey, delay: Delay) {
+        let (resource, _) = self.resource_mut(key.clone());
+        if let Some(before) = resource.delay.replace(delay) {
+            self.deadlines.delays.remove(&(before.until, key.clone()));
+        }
+        self.deadlines.delays.insert((delay.until, key));
+    }
+
+    fn end_delay(&mut self, key: &ResourceKey, freed: &mut Freed) {
+        self.deadlines.delays.pop_first();
+        let MapEntry::Occupied(mut entry) = self.resources.entry(key.clone()) else { return };
+        entry.get_mut().delay = None;
+        if entry.get().is_idle() {
+            entry.remove();
+        } else {
+            freed.note_all(entry.key());
+        }
+    }
+
+    /// A resource, made if it is not in the state, and the name by which all share it.
+    fn resource_mut(&mut self, key: ResourceKey) -> (&mut Resource, ResourceName) {
+        match self.resources.entry(key) {
+            MapEntry::Occupied(entry) => {
+                let name = entry.key().name().clone();
+                (entry.into_mut(), name)
+            }
+            MapEntry::Vacant(entry) => {
+                let name = entry.key().name().clone();
+                let rule = self.policy.index_of(&name);
+                (entry.insert(Resource::new(rule)), name)
+            }
+        }
+    }
+}
+
+/// Tells the lines whether a waiter is passed over.
+fn pass_over(resources: &mut BTreeMap<ResourceKey, Resource>, waiter: &Waiter) {
+    for claim in &waiter.claims {
+        if let Some(resource) = resources.get_mut(&ResourceKey::new(&claim.resource)) {
+            resource.line.set_suspended(waiter.request.turn(), waiter.suspended.is_some());
+        }
+    }
+}
+
+/// How many permits a claim takes; other modes do not look at it.
+pub(super) fn permits_of(permits: Option<u32>) -> u32 {
+    permits.unwrap_or(1).max(1)
+}

@@ -1,0 +1,326 @@
+//! One connection: a reader that hands messages on in their order, and a writer.
+
+use super::{Connection, Hub, Inbound, SWEEP_BYTES_MAX};
+use crate::partition::Delivery;
+use arbiterq_client::wire::{
+    DecodeError, MESSAGE_BYTES_MAX, Principal, PrincipalBy, Reason, Refused, Reply, ReplyBody, Request,
+    RequestBody,
+};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// One message without its line feed, on an in-process connection.
+pub type Line = Vec<u8>;
+
+/// The arbiter's end of an in-process connection.
+#[derive(Debug)]
+pub struct ChannelEnd {
+    /// What the client says.
+    pub requests: mpsc::Receiver<Line>,
+    /// What it is told.
+    pub replies: mpsc::Sender<Line>,
+}
+
+/// The socket of a connection.
+pub(super) enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Who is at the other end.
+pub(super) struct Peer {
+    /// What the client must name as its own end for the connection's end to be its process's end.
+    pub(super) name: Option<String>,
+    pub(super) principal: Principal,
+}
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+impl Wire {
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(chunk),
+            Self::Unix(stream) => stream.try_read(chunk),
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+
+    async fn shutdown(self) {
+        let _ = match self {
+            Self::Tcp(mut stream) => stream.shutdown().await,
+            Self::Unix(mut stream) => stream.shutdown().await,
+        };
+    }
+}
+
+/// Starts the reader and the writer of an accepted socket.
+pub(super) fn start(hub: &Arc<Hub>, wire: Wire, peer: Peer) {
+    let Some((connection, asked)) = hub.register() else {
+        tracing::warn!(limit = hub.connections_max, "connection refused: as many as may are open");
+        return;
+    };
+    let wire = Arc::new(wire);
+    let writer = tokio::spawn(write(wire.clone(), connection.clone()));
+    let hub = hub.clone();
+    tokio::spawn(async move {
+        let reader = Reader::new(&hub, &connection, peer);
+        read(reader, &wire, asked).await;
+        hub.forget(&connection);
+        connection.drop_by_us();
+        let _ = writer.await;
+        if let Some(wire) = Arc::into_inner(wire) {
+            wire.shutdown().await;
+        }
+    });
+}
+
+impl Hub {
+    /// Connects a client of this process.
+    ///
+    /// # Errors
+    /// As many connections as may are open.
+    pub fn connect_in_process(self: &Arc<Self>, end: ChannelEnd) -> io::Result<()> {
+        let too_many = || io::Error::other("as many connections as may are open");
+        let (connection, mut asked) = self.register().ok_or_else(too_many)?;
+        let principal = Principal { name: "in-process".into(), by: PrincipalBy::InProcess };
+        let peer = Peer { name: Some("in-process".into()), principal };
+        let hub = self.clone();
+        let ChannelEnd { mut requests, replies } = end;
+        let writer = tokio::spawn(write_channel(replies, connection.clone()));
+        tokio::spawn(async move {
+            let mut reader = Reader::new(&hub, &connection, peer);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = connection.drop_now.notified() => break,
+                    Some(passed) = asked.recv() => {
+                        while let Ok(line) = requests.try_recv() {
+                            reader.line(&line).await;
+                        }
+                        drop::<oneshot::Sender<()>>(passed);
+                    }
+                    line = requests.recv() => match line {
+                        Some(line) => reader.line(&line).await,
+                        None => break,
+                    },
+                }
+            }
+            reader.ended().await;
+            hub.forget(&connection);
+            connection.drop_by_us();
+            let _ = writer.await;
+        });
+        Ok(())
+    }
+}
+
+async fn write_channel(replies: mpsc::Sender<Line>, connection: Arc<Connection>) {
+    loop {
+        connection.wake.notified().await;
+        let bytes = std::mem::take(&mut connection.outbox().bytes);
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if replies.send(line.to_vec()).await.is_err() {
+                return;
+            }
+        }
+        if connection.dropped.load(Ordering::Acquire) {
+            return;
+        }
+    }
+}
+
+async fn write(wire: Arc<Wire>, connection: Arc<Connection>) {
+    let mut pending = Vec::new();
+    loop {
+        connection.wake.notified().await;
+        loop {
+            if pending.is_empty() {
+                std::mem::swap(&mut pending, &mut connection.outbox().bytes);
+            }
+            if pending.is_empty() {
+                break;
+            }
+            let mut written = 0;
+            while written < pending.len() {
+                match wire.try_write(&pending[written..]) {
+                    Ok(bytes) => written += bytes,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::select! {
+                            ready = wire.writable() => if ready.is_err() { return },
+                            () = connection.wake.notified() => {
+                                if connection.dropped.load(Ordering::Acquire) { return }
+                            }
+                        }
+                    }
+                    // The reader sees the end, too, and tells it.
+                    Err(_) => return,
+                }
+            }
+            pending.clear();
+        }
+        if connection.dropped.load(Ordering::Acquire) {
+            return;
+        }
+    }
+}
+
+async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        tokio::select! {
+            biased;
+            () = reader.connection.drop_now.notified() => return,
+            Some(passed) = asked.recv() => {
+                let mut handed_on = 0;
+                while handed_on < SWEEP_BYTES_MAX {
+                    let flags = rustix::net::RecvFlags::DONTWAIT;
+                    match rustix::net::recv(wire.fd(), &mut chunk[..], flags) {
+                        Ok((0, _)) => return reader.ended().await,
+                        Ok((bytes, _)) => {
+                            reader.bytes(&chunk[..bytes]).await;
+                            handed_on += bytes;
+                        }
+                        Err(rustix::io::Errno::INTR) => {}
+                        Err(rustix::io::Errno::AGAIN) => break,
+                        Err(_) => return reader.ended().await,
+                    }
+                }
+                drop(passed);
+            }
+            ready = wire.readable() => match ready.and_then(|()| wire.try_read(&mut chunk)) {
+                Ok(0) => return reader.ended().await,
+                Ok(bytes) => reader.bytes(&chunk[..bytes]).await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return reader.ended().await,
+            },
+        }
+    }
+}
+
+/// Cuts bytes into lines, lines into deliveries.
+struct Reader<'a> {
+    hub: &'a Hub,
+    connection: &'a Connection,
+    peer: Peer,
+    /// The beginning of a line whose end has not come.
+    partial: Vec<u8>,
+    /// The rest of a line that is too long is passed over.
+    skipping: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(hub: &'a Hub, connection: &'a Connection, peer: Peer) -> Self {
+        Self { hub, connection, peer, partial: Vec::new(), skipping: false }
+    }
+
+    async fn bytes(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            if std::mem::take(&mut self.skipping) {
+                // The end of a line that was refused when it grew too long.
+            } else if self.partial.is_empty() {
+                self.line(line).await;
+            } else {
+                self.partial.extend_from_slice(line);
+                let line = std::mem::take(&mut self.partial);
+                self.line(&line).await;
+            }
+            bytes = rest;
+        }
+        if self.skipping {
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        if self.partial.len() > MESSAGE_BYTES_MAX {
+            self.skipping = true;
+            let detail = format!("the limit is {MESSAGE_BYTES_MAX} bytes a line");
+            self.partial = Vec::new();
+            self.refuse(DecodeError::of(Reason::MessageTooLong, detail), 0);
+        }
+    }
+
+    async fn line(&mut self, line: &[u8]) {
+        if line.is_empty() {
+            return;
+        }
+        let request = match Request::decode(line) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(error, 0),
+        };
+        let partition = request.partition;
+        let Some(inbox) = self.hub.inboxes.get(partition as usize) else {
+            let detail = format!("partition {partition}, there are {}", self.hub.inboxes.len());
+            return self.refuse(DecodeError::of(Reason::WrongPartition, detail).naming(&request), 0);
+        };
+        let named = match &request.body {
+            RequestBody::Open(open) => open.peer.as_ref(),
+            RequestBody::Attach(attach) => attach.peer.as_ref(),
+            _ => None,
+        };
+        let present = named.is_some() && named == self.peer.name.as_ref();
+        let delivery = Delivery {
+            id: 0,
+            from: Some(self.connection.address.clone()),
+            principal: self.peer.principal.clone(),
+            present,
+            position: None,
+            request,
+        };
+        // A partition that has stopped takes nothing more; the arbiter is about to say so by closing.
+        let _ = inbox.send(Inbound::Delivery(delivery)).await;
+    }
+
+    /// Says at once why a line is no message: no state is told, so no record has to be waited for.
+    fn refuse(&self, error: DecodeError, partition: u32) {
+        self.hub.refused_lines.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(address = %self.connection.address, %error, "message refused");
+        let DecodeError { reason, detail, id, session, seq, token } = error;
+        let body = ReplyBody::Refused(Refused { id, seq, token, reason, detail });
+        // In the partition's own epoch, or clients would take it for an older arbiter's word.
+        let epoch = self.hub.epoch(partition);
+        self.connection.push(&Reply { partition, epoch, index: 0, session, body });
+    }
+
+    /// The connection is over, and not by the arbiter's doing: every partition is told, behind all that came.
+    async fn ended(&self) {
+        if self.connection.dropped.load(Ordering::Acquire) {
+            return;
+        }
+        for inbox in &self.hub.inboxes {
+            let _ = inbox.send(Inbound::Closed(self.connection.address.clone())).await;
+        }
+    }
+}

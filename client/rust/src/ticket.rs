@@ -1,0 +1,115 @@
+//! A request in line.
+
+use crate::core::RequestId;
+use crate::driver::{Command, Handle};
+use crate::error::Error;
+use crate::grant::Grant;
+use crate::wire::HeldBy;
+use tokio::sync::{oneshot, watch};
+
+/// A place in line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// From 1: how many are to be granted up to and including this one.
+    pub position: u64,
+    /// How many wait in that line.
+    pub waiting: u64,
+    /// Who holds what it waits for, as of when it was queued.
+    pub held_by: Option<HeldBy>,
+}
+
+/// What the driver tells a ticket.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) position: Option<Position>,
+    pub(crate) decided: bool,
+}
+
+/// A request that waits in line. Dropping it withdraws the request.
+#[derive(Debug)]
+pub struct Ticket {
+    request: RequestId,
+    handle: Handle,
+    view: watch::Receiver<View>,
+    decided: Option<oneshot::Receiver<Result<Grant, Error>>>,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        request: RequestId,
+        handle: Handle,
+        view: watch::Receiver<View>,
+        decided: oneshot::Receiver<Result<Grant, Error>>,
+    ) -> Self {
+        Self { request, handle, view, decided: Some(decided) }
+    }
+
+    /// The next news of the place in line; `None` once it is decided.
+    ///
+    /// Only the newest place is kept: who looks rarely sees fewer.
+    ///
+    /// # Cancel safety
+    /// Safe: a place that was not returned is returned by the next call.
+    pub async fn next_position(&mut self) -> Option<Position> {
+        loop {
+            if self.view.has_changed().unwrap_or(true) {
+                let view = self.view.borrow_and_update();
+                if view.decided {
+                    return None;
+                }
+                if let Some(position) = &view.position {
+                    return Some(position.clone());
+                }
+            }
+            self.view.changed().await.ok()?;
+        }
+    }
+
+    /// The last place in line that was heard of.
+    pub fn position(&self) -> Option<Position> {
+        self.view.borrow().position.clone()
+    }
+
+    /// Waits for the grant.
+    ///
+    /// # Errors
+    /// Not granted in time, busy, refused, or the client was closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the ticket: the request is withdrawn, and a grant that had already been made
+    /// is given back.
+    pub async fn granted(mut self) -> Result<Grant, Error> {
+        match self.decided.as_mut() {
+            // The driver answers before it ends, unless it was stopped with the runtime.
+            Some(decided) => {
+                let outcome = decided.await;
+                self.decided = None;
+                outcome.unwrap_or_else(|_| Err(Error::closed()))
+            }
+            None => Err(Error::closed()),
+        }
+    }
+
+    /// Withdraws the request, and returns when the arbiter has heard it.
+    ///
+    /// # Errors
+    /// The client was closed. The request is withdrawn then, too.
+    ///
+    /// # Cancel safety
+    /// The request is withdrawn by the call itself; dropping the future only stops waiting for the answer.
+    pub async fn cancel(mut self) -> Result<(), Error> {
+        let (done, answered) = oneshot::channel();
+        self.handle.send(Command::Withdraw { request: self.request, done: Some(done) });
+        // A grant that is already in the channel gives itself back when it is dropped here.
+        self.decided = None;
+        answered.await.map_err(|_| Error::closed())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.decided.is_some() {
+            self.handle.send(Command::Withdraw { request: self.request, done: None });
+        }
+    }
+}
