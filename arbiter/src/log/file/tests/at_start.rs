@@ -329,3 +329,23 @@ fn without_syncs_the_mark_waits_for_the_end() {
     assert_eq!(Mark::read(dir.path()).unwrap(), Some(chain.mark(2)));
     assert_eq!(start(dir.path(), options).1.records, chain.all);
 }
+
+/// After a failed sync the system may take for clean what never reached the disk: syncing it again says nothing.
+#[test]
+fn what_is_above_the_mark_is_written_again() {
+    let chain = Chain::of(4);
+    let whole = written(&chain, Options::default());
+    let text = fs::read(&segment_paths(whole.path())[0]).unwrap();
+    for (mark, again) in [(None, true), (Some(2), true), (Some(3), false)] {
+        let dir = copy(whole.path());
+        set_mark(dir.path(), mark.map(|index| chain.mark(index)));
+        let path = &segment_paths(dir.path())[0];
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        let (log, ..) = open(dir.path(), Options::default()).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().modified().unwrap() > long_ago, again, "{mark:?}");
+        assert_eq!(fs::read(path).unwrap(), text);
+        assert_eq!(Mark::read(dir.path()).unwrap(), Some(chain.mark(3)));
+        log.close().unwrap();
+    }
+}
