@@ -50,8 +50,11 @@ impl Given {
         };
         if let Some(url) = &global.url {
             let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url.as_str());
-            // The one word for where the arbiter is, for clients and for the arbiter itself.
-            sources.given.push(("url", url.clone(), if by_variable { "ARBITER_URL" } else { "--url" }));
+            // The one word for where the arbiter is, for clients and for the arbiter itself; the variable that is
+            // meant for the arbiter alone says more.
+            if !(by_variable && std::env::var_os("ARBITER__URL").is_some()) {
+                sources.given.push(("url", url.clone(), if by_variable { "ARBITER_URL" } else { "--url" }));
+            }
         }
         if let Some(data) = &self.data {
             let Some(data) = data.to_str() else {

@@ -123,7 +123,7 @@ struct Stage {
 impl Stage {
     fn say(&self, who: &str, what: &str, value: &serde_json::Value) -> Result<(), Failure> {
         let at = self.began.elapsed();
-        let text = format!("{:>6.2}s  {who:<8}  {what}", at.as_secs_f64());
+        let text = format!("{:>6.2}s  {who:<9}  {what}", at.as_secs_f64());
         let mut object = json!({"at_ms": at.as_millis(), "who": who, "what": what});
         object["more"] = value.clone();
         Ok(self.output.result(&text, &object)?)
@@ -166,11 +166,18 @@ async fn work(
 }
 
 async fn give_back(name: &str, resource: &str, grant: &Grant, stage: &Stage) -> Result<(), Failure> {
-    let what = match grant.release().await? {
-        arbiterq_client::Outcome::Released => format!("gives {resource} back"),
-        arbiterq_client::Outcome::AlreadyLost(reason) => format!("had lost {resource}: {reason}"),
-    };
-    stage.say(name, &what, &json!({"gives_back": resource, "token": grant.token()}))
+    // Said first: the next one has it before we hear that it was taken back.
+    stage.say(
+        name,
+        &format!("gives {resource} back"),
+        &json!({"gives_back": resource, "token": grant.token()}),
+    )?;
+    match grant.release().await? {
+        arbiterq_client::Outcome::Released => Ok(()),
+        arbiterq_client::Outcome::AlreadyLost(reason) => {
+            stage.say(name, &format!("had lost {resource}: {reason}"), &json!({"lost": resource}))
+        }
+    }
 }
 
 /// Somebody who takes something and forgets it, and an operator who takes it away: the holder hears first.

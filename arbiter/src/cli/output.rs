@@ -114,7 +114,9 @@ impl From<arbiterq_client::Error> for Failure {
             K::Protocol => exit::SOFTWARE,
             _ => exit::IO,
         };
-        let mut failure = Self::new(error.kind().code(), exit, error.what());
+        // The code says it already.
+        let what = error.what().strip_prefix("refused: ").unwrap_or(error.what());
+        let mut failure = Self::new(error.kind().code(), exit, what);
         for (label, part) in [("met", error.met_state()), ("done", error.action()), ("help", error.remedy())]
         {
             if let Some(part) = part {

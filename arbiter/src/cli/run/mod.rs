@@ -316,6 +316,7 @@ impl Held<'_> {
     fn variables(&self) -> Vec<(String, String)> {
         let lines = |items: Vec<String>| items.join("\n");
         let grant = self.grant;
+        // The request itself; by it the arbiter finds whom it was made for, as long as it is live.
         let OwnerRef(session, seq) = grant.owner();
         let receipt = grant.receipt();
         let owner = format!("{}:{}:{session}:{seq}", receipt.log_id, receipt.partition);

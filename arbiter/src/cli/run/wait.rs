@@ -1,7 +1,7 @@
 //! Waiting in line, and telling about it: for `run` and `lock`.
 
 use super::super::output::{Failure, Output, exit, for_people, ms_for_people, ordinal};
-use arbiterq_client::wire::{ResourceName, StatusWhat, Timestamp, partition_of};
+use arbiterq_client::wire::{Reason, ResourceName, StatusWhat, Timestamp, partition_of};
 use arbiterq_client::{Client, Error, ErrorKind, Grant, Position, Ticket};
 use serde_json::json;
 use std::future::Future;
@@ -131,6 +131,12 @@ impl Wanted<'_> {
                 format!("{} was not free within {limit}", self.names())
             }
             ErrorKind::Busy => format!("{} is not free", self.names()),
+            ErrorKind::Refused(Reason::Held) => {
+                let what = format!("{} is held already by what this runs under", self.names());
+                return Failure::new("held", exit::REFUSED, what)
+                    .part("why", "waiting for it would be waiting for oneself")
+                    .help("leave out the inner one: the command is covered by the outer one");
+            }
             _ => return error.into(),
         };
         let mut failure = Failure::new(error.kind().code(), exit::NOT_GRANTED, what);

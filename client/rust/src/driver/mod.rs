@@ -146,6 +146,9 @@ impl Driver {
         let now = self.clock.now();
         let closed = self.closing.is_some_and(|until| self.open.is_empty() || now >= until);
         if closed {
+            // A session whose end was not heard in time is left to its lease. Waited for any longer, it would keep
+            // a moment of the past as the next to wake at, and the loop would never pause.
+            self.open.clear();
             for done in self.closers.drain(..) {
                 let _ = done.send(());
             }
