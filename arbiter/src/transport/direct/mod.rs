@@ -216,3 +216,30 @@ impl Connection {
         self.wake.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arbiterq_client::wire::{Nonce, Nudge, Request, RequestBody};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_partition_that_takes_nothing_does_not_stop_the_loops_that_write_letters() {
+        let (one, _taken) = mpsc::channel(INBOX_MAX);
+        let (stuck, mut stuck_inbox) = mpsc::channel(1);
+        let hub = Hub::new(Nonce([1; 16]).to_string(), vec![one, stuck.clone()], 10);
+        stuck.try_send(Inbound::Closed("direct.x.0".into())).unwrap();
+        let letter =
+            |partition| Request { partition, auth: None, body: RequestBody::Nudge(Nudge::default()) };
+        let posts = async {
+            for _ in 0..200 {
+                hub.post(1, letter(1)).await;
+                hub.post(0, letter(0)).await;
+            }
+        };
+        // A loop that waited here would not empty the inbox for which the letters wait.
+        tokio::time::timeout(Duration::from_secs(10), posts).await.expect("posting waits for nobody");
+        assert!(matches!(stuck_inbox.recv().await, Some(Inbound::Closed(_))));
+        assert!(matches!(stuck_inbox.recv().await, Some(Inbound::Delivery(_))), "letters go on afterwards");
+    }
+}
