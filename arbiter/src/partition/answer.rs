@@ -52,7 +52,9 @@ impl Partition {
             match event {
                 Event::Opened { .. } => {
                     let id = source.and_then(|source| source.id.clone()).unwrap_or_default();
-                    self.answer_opened(index, index, id);
+                    if let Some(opened) = self.opened(index, id) {
+                        self.tell(index, index, ReplyBody::Opened(opened));
+                    }
                 }
                 Event::Attached { session, .. } => self.answer_alive(index, *session),
                 Event::Queued { session, seq, .. } => {
@@ -122,7 +124,13 @@ impl Partition {
                 Answer::Alive(session) => self.answer_alive(index, session),
                 Answer::Request(session, seq) => self.answer_request(index, session, seq, at),
                 Answer::Token(session, token) => self.answer_token(index, session, token),
-                Answer::Opened { session, id } => self.answer_opened(index, session, id),
+                Answer::Opened { to, session, id } => {
+                    // Its client may be at another address than the session's, and cannot `attach` before it
+                    // knows the number.
+                    if let Some(opened) = self.opened(session, id) {
+                        self.hold(index, Some(to), Some(session), ReplyBody::Opened(opened), None);
+                    }
+                }
                 Answer::Status { to, ask } => {
                     let status = self.state.status(&ask.id, &ask.what, at);
                     self.hold(index, Some(to), None, ReplyBody::Status(status), None);
@@ -144,19 +152,16 @@ impl Partition {
         holders.into_iter().for_each(|session| self.answer_alive(index, session));
     }
 
-    fn answer_opened(&mut self, index: u64, session: SessionId, id: String) {
-        let (Some(known), Some(genesis)) = (self.state.session(session), self.state.genesis()) else {
-            return;
-        };
-        let opened = Opened {
+    fn opened(&self, session: SessionId, id: String) -> Option<Opened> {
+        let (known, genesis) = (self.state.session(session)?, self.state.genesis()?);
+        Some(Opened {
             id,
             session,
             lease_ms: known.lease_ms(),
             in_flight_max: known.in_flight_max(),
             genesis: genesis.log_id,
             partitions: genesis.partitions,
-        };
-        self.tell(index, session, ReplyBody::Opened(opened));
+        })
     }
 
     fn answer_alive(&mut self, index: u64, session: SessionId) {

@@ -50,7 +50,8 @@ impl Partition {
         let key_hash = hash_of(open.key.secret_bytes());
         if let Some(session) = self.state.session_by_key(&key_hash) {
             if self.state.session(session).is_some_and(|known| known.principal() == principal) {
-                self.read(source, Answer::Opened { session, id: open.id }, now);
+                let opened = |to| Answer::Opened { to, session, id: open.id };
+                self.read(source, source.from.clone().map_or(Answer::Nothing, opened), now);
             } else {
                 source.id = Some(open.id);
                 self.refuse(source, None, Reason::NotYours, now);

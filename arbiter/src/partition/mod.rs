@@ -166,8 +166,8 @@ enum Answer {
     Request(SessionId, Seq),
     /// How a grant ended or that it is none, to its session.
     Token(SessionId, Token),
-    /// A repeated `open`.
-    Opened { session: SessionId, id: String },
+    /// A repeated `open`, to where it came from.
+    Opened { to: Address, session: SessionId, id: String },
     /// A look.
     Status { to: Address, ask: StatusAsk },
     /// Something that the state does not change.
