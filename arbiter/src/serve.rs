@@ -431,7 +431,7 @@ impl PartitionLoop {
             self.hub.send(&outgoing.to, &outgoing.reply);
         }
         for letter in outputs.letters {
-            self.hub.post(self.number, letter).await;
+            self.hub.post(self.number, letter);
         }
         Ok(())
     }
