@@ -2,7 +2,7 @@
 
 use super::{Address, Answer, Held, Mark, Outgoing, Partition, Read, Release, Source};
 use crate::log::chain::Sealed;
-use crate::log::record::Event;
+use crate::log::record::{Command, Event};
 use crate::state::{Known, Outcome};
 use arbiterq_client::wire::{
     Done, Ended, Lost, Opened, Reason, Refused, Released, Reply, ReplyBody, Seq, SessionEnded, SessionId,
@@ -87,10 +87,12 @@ impl Partition {
                     let session = before.released.iter().find(|(known, _)| known == token);
                     if let Some((_, session)) = session {
                         let (token, reason) = (*token, *reason);
+                        let asked = &sealed.record.command;
+                        let own = matches!(asked, Command::Release { .. } | Command::Cancel { .. });
                         let body = match by {
                             // Taken without waiting: the holder has to hear that it is no release of its own.
-                            Some(_) => ReplyBody::Lost(Lost { token, reason }),
-                            None => ReplyBody::Released(Released { token, reason }),
+                            Some(_) if !own => ReplyBody::Lost(Lost { token, reason }),
+                            _ => ReplyBody::Released(Released { token, reason }),
                         };
                         self.tell(index, *session, body);
                     }
