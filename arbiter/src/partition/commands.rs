@@ -169,9 +169,11 @@ impl Partition {
     /// A letter that a reply came back counts once, and only if this activation sent it.
     fn gone(&mut self, gone: &Gone, source: &Source, now: Uptime) {
         let (session, n) = (gone.session, gone.n);
-        if !self.gones.remove(&gone.nonce) {
+        // They come back in their order, as a rule: it is the first.
+        let Some(sent) = self.gones.iter().position(|nonce| *nonce == gone.nonce) else {
             return self.read(source, Answer::Nothing, now);
-        }
+        };
+        self.gones.remove(sent);
         // Undone only if nothing else that names the grant was ever published, or is held back: then nobody can
         // have seen it.
         let seq = gone.seq.filter(|seq| match self.state.known(session, *seq) {

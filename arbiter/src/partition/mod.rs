@@ -198,7 +198,8 @@ pub struct Partition {
     upto: Option<u64>,
     /// Letters sent and not come back.
     ticks: BTreeMap<Nonce, (Timestamp, Uptime)>,
-    gones: BTreeSet<Nonce>,
+    /// In the order of their sending.
+    gones: VecDeque<Nonce>,
     letters_made: u64,
     secret: [u8; 32],
     /// How many replies name a grant of this epoch; kept where replies can come back.
@@ -250,7 +251,7 @@ impl Partition {
             renewals: BTreeMap::new(),
             upto: None,
             ticks: BTreeMap::new(),
-            gones: BTreeSet::new(),
+            gones: VecDeque::new(),
             letters_made: 0,
             secret: [0; 32],
             named: BTreeMap::new(),
@@ -291,9 +292,9 @@ impl Partition {
             return;
         }
         let nonce = self.nonce();
-        self.gones.insert(nonce);
+        self.gones.push_back(nonce);
         if self.gones.len() > LETTERS_MAX {
-            self.gones.pop_first();
+            self.gones.pop_front();
         }
         self.letter(RequestBody::Gone(Gone {
             nonce,
