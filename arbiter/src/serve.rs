@@ -411,7 +411,10 @@ impl PartitionLoop {
                     }
                 }
                 () = self.clock.until(self.partition.next_wake()) => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    self.partition.finish(self.clock.uptime());
+                }
             }
             self.partition.time(self.clock.uptime());
         }

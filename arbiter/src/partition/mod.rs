@@ -399,6 +399,14 @@ impl Partition {
         }
     }
 
+    /// Nothing more will be delivered: what waits for a record has one now, not at the end of the interval.
+    pub fn finish(&mut self, now: Uptime) {
+        if self.role == Role::Active && !(self.reads.is_empty() && self.renewals.is_empty()) {
+            self.seal(Command::Barrier, Vec::new(), now);
+            self.advance(now);
+        }
+    }
+
     /// When [`Partition::time`] has something to do, if nothing else comes before.
     pub fn next_wake(&self) -> Option<Uptime> {
         if self.role == Role::SteppedDown {
