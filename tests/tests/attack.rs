@@ -144,7 +144,11 @@ fn an_open_that_is_repeated_from_another_address_is_answered_there() {
             _ => None,
         })
         .collect();
-    assert_eq!(opened, [("new", session)], "nobody is at the old address, and without the number none attaches");
+    assert_eq!(
+        opened,
+        [("new", session)],
+        "nobody is at the old address, and without the number none attaches"
+    );
 }
 
 #[test]

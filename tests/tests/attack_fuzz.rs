@@ -9,8 +9,8 @@ use arbiterq::partition::{Activation, Delivery, Mark, Outgoing, Partition, Parti
 use arbiterq::serve::genesis;
 use arbiterq::state::{State, snapshot};
 use arbiterq_client::wire::{
-    Acquire, Attach, Cancel, Claim, Close, ForceRelease, KeepAlive, LogId, Mode, Nonce, Open, OwnerRef, Pause,
-    Principal, Release, ReplyBody, Request, RequestBody, ResourceName, Resume, SessionId, SessionKey,
+    Acquire, Attach, Cancel, Claim, Close, ForceRelease, KeepAlive, LogId, Mode, Nonce, Open, OwnerRef,
+    Pause, Principal, Release, ReplyBody, Request, RequestBody, ResourceName, Resume, SessionId, SessionKey,
     StatusAsk, StatusWhat, Timestamp,
 };
 use proptest::prelude::*;
@@ -112,7 +112,10 @@ impl World {
         let mut told = Vec::new();
         loop {
             let outputs = self.partition.outputs(self.now);
-            assert!(!self.partition.state().can_advance(), "while a waiter can be granted, the next is advance");
+            assert!(
+                !self.partition.state().can_advance(),
+                "while a waiter can be granted, the next is advance"
+            );
             assert_eq!(outputs.step_down, None);
             outputs.appends.iter().for_each(|entry| self.log.append(&entry.records));
             self.letters.extend(outputs.letters);
@@ -231,7 +234,8 @@ impl World {
                     claims.push(claim(b % 3 + 1, c / 3));
                 }
                 let other = &self.clients[usize::from(d % 4)];
-                let owner = (d / 4).is_multiple_of(6).then(|| OwnerRef(other.session.unwrap_or(3), other.seq));
+                let owner =
+                    (d / 4).is_multiple_of(6).then(|| OwnerRef(other.session.unwrap_or(3), other.seq));
                 let acquire = Acquire {
                     seq: self.clients[i].seq,
                     claims,
