@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The first wait between attempts, and the longest; doubled each time, and spread by a half.
 const RETRY_FIRST: Micros = 50_000;
 const RETRY_MAX: Micros = 1_000_000;
-/// Connections that are kept for sessions that have not moved yet.
+/// Connections that are kept for sessions that have not moved yet; with so many, no other is made beside them.
 const EARLIER_MAX: usize = 4;
 
 /// The way to the arbiter.
@@ -95,12 +95,12 @@ impl Line {
     /// Whether a connection is of use. Starts one if so and if it is time.
     pub(super) fn want(&mut self, wanted: bool, now: Micros) {
         self.wanted = wanted || self.another_wanted;
-        let missing = self.current.is_none() || self.another_wanted;
-        if self.wanted && missing && self.connecting.is_none() && now >= self.next_attempt {
+        if self.wanted && self.is_missing() && self.connecting.is_none() && now >= self.next_attempt {
             self.made += 1;
             self.failed += 1;
             let wait = (RETRY_FIRST << (self.failed - 1).min(6)).min(RETRY_MAX);
-            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.seed =
+                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             self.next_attempt = now + wait / 2 + (self.seed >> 33) % (wait / 2 + 1);
             let attempt = connect(self.place.clone(), self.made, self.presence, self.incoming.clone());
             self.connecting = Some(tokio::spawn(async move {
@@ -110,6 +110,12 @@ impl Line {
         }
     }
 
+    /// No connection, or another one is wanted and there may be one more: none is closed for it. A session may be
+    /// attached to any of them, and the end of that one is taken for this program's.
+    fn is_missing(&self) -> bool {
+        self.current.is_none() || self.another_wanted && self.earlier.len() < EARLIER_MAX
+    }
+
     /// Nothing is heard on the present connection: another is wanted beside it.
     pub(super) fn want_another(&mut self) {
         self.another_wanted = self.current.is_some();
@@ -117,8 +123,7 @@ impl Line {
 
     /// When the next attempt is due, if one is wanted.
     pub(super) fn next_attempt(&self) -> Option<Micros> {
-        let missing = self.current.is_none() || self.another_wanted;
-        (self.wanted && missing && self.connecting.is_none()).then_some(self.next_attempt)
+        (self.wanted && self.is_missing() && self.connecting.is_none()).then_some(self.next_attempt)
     }
 
     /// Waits for the attempt that is under way; whether there is a new connection.
@@ -132,9 +137,6 @@ impl Line {
             Ok(connection) => {
                 self.out.clear();
                 self.earlier.extend(self.current.replace(connection));
-                if self.earlier.len() > EARLIER_MAX {
-                    self.earlier.remove(0);
-                }
                 self.another_wanted = false;
                 (self.failed, self.last_error, self.refused) = (0, None, false);
                 true
@@ -142,7 +144,9 @@ impl Line {
             Err(error) => {
                 self.refused = matches!(
                     error.kind(),
-                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::NotFound
+                        | io::ErrorKind::PermissionDenied
                 );
                 self.last_error = Some(error.to_string());
                 false
@@ -187,5 +191,39 @@ impl Line {
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::url::Url;
+
+    #[tokio::test]
+    async fn no_connection_is_closed_while_a_session_may_be_attached_to_it() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (incoming, _taken) = mpsc::channel(64);
+        let place = Place::At(Url::Tcp { host: "127.0.0.1".into(), port });
+        let mut line = Line::new(place, true, 1, incoming);
+        // The arbiter is stopped: it takes connections, as its system does for it, and never says anything.
+        let mut accepted = Vec::new();
+        for round in 0..20 {
+            line.want(true, round * 10_000_000);
+            if line.connecting.is_some() {
+                assert!(line.connected().await);
+                accepted.push(listener.accept().await.unwrap().0);
+            }
+            line.want_another();
+        }
+        assert!(accepted.len() > 1);
+        let mut ended = Vec::new();
+        for stream in &accepted {
+            let mut byte = [0];
+            let read = tokio::time::timeout(Duration::from_millis(20), stream.peek(&mut byte)).await;
+            ended.push(read.is_ok());
+        }
+        assert!(!ended.contains(&true), "an end of file would be taken for this program's end: {ended:?}");
+        assert!(accepted.len() <= EARLIER_MAX + 1, "and there is a bound");
     }
 }
