@@ -183,6 +183,7 @@ impl Line {
         self.flush();
         self.current = None;
         self.earlier.clear();
+        (self.wanted, self.another_wanted) = (false, false);
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();
         }
