@@ -51,8 +51,10 @@ impl Ticket {
     /// # Cancel safety
     /// Safe: a place that was not returned is returned by the next call.
     pub async fn next_position(&mut self) -> Option<Position> {
+        // Waiting for news marks it as seen, so from then on it is taken without asking.
+        let mut news = self.view.has_changed().unwrap_or(true);
         loop {
-            if self.view.has_changed().unwrap_or(true) {
+            if news {
                 let view = self.view.borrow_and_update();
                 if view.decided {
                     return None;
@@ -62,6 +64,7 @@ impl Ticket {
                 }
             }
             self.view.changed().await.ok()?;
+            news = true;
         }
     }
 
