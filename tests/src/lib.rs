@@ -1,5 +1,6 @@
 //! What several test suites need: a service on a folder, and a client that says any bytes at all.
 
+pub mod binary;
 pub mod contract;
 pub mod verifiers;
 
