@@ -66,7 +66,9 @@ async fn run_stopped_has_its_command_dead_before_the_next_grant() {
     // The order is strict: the next command itself looked, first of all.
     assert_eq!(second.line().await, "alive:");
     let granted = began.elapsed();
-    println!("run stopped with a lease of 3s: its command dead after {dead:?}, the next one begun after {granted:?}");
+    println!(
+        "run stopped with a lease of 3s: its command dead after {dead:?}, the next one begun after {granted:?}"
+    );
     assert!(dead < LEASE, "{dead:?}");
     assert!(granted < LEASE + Duration::from_millis(500) + GENEROUS, "{granted:?}");
     assert_eq!(second.ended().await.code, Some(0));
@@ -105,10 +107,10 @@ async fn a_program_with_the_library_that_is_killed_is_succeeded_at_once() {
         let served = Served::start_at(&data, url).await;
         // `lock` is such a program: a session with presence, and nothing that outlives it.
         let mut lock = command();
-        let mut holder =
-            Running::start(lock.args(["lock", "r", "--url", &served.url]).stdin(Stdio::piped()));
+        let mut holder = Running::start(lock.args(["lock", "r", "--url", &served.url]).stdin(Stdio::piped()));
         holder.line().await;
-        let mut next = Running::start(command().args(["lock", "r", "--url", &served.url]).stdin(Stdio::piped()));
+        let mut next =
+            Running::start(command().args(["lock", "r", "--url", &served.url]).stdin(Stdio::piped()));
         next.says("you are 1st of 1").await;
         let began = Instant::now();
         holder.kill_9().await;

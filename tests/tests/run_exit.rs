@@ -189,7 +189,8 @@ async fn signals_go_to_the_command() {
         (Signal::USR2, "USR2"),
         (Signal::TERM, "TERM"),
     ] {
-        let script = format!("trap 'echo got {name}; exit 5' {name}; echo ready; while :; do sleep 0.02; done");
+        let script =
+            format!("trap 'echo got {name}; exit 5' {name}; echo ready; while :; do sleep 0.02; done");
         let mut running = run(url, &["r"], &script);
         running.line().await;
         running.signal(signal);
@@ -256,7 +257,8 @@ async fn a_nested_run_is_refused_what_its_owner_holds() {
     let arbiter = served().await;
     let url = &arbiter.1.url;
     // The URL comes from the outer one, too.
-    let nested = format!(r#"{} run r -- echo it ran; echo "inner: $?""#, arbiterq_tests::binary::arbiter().display());
+    let nested =
+        format!(r#"{} run r -- echo it ran; echo "inner: $?""#, arbiterq_tests::binary::arbiter().display());
     let ended = run(url, &["r"], &nested).ended().await;
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "inner: 77\n"), "{}", ended.said);
     assert!(ended.said.contains("held"), "{}", ended.said);

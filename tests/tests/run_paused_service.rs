@@ -53,7 +53,11 @@ async fn for_three_leases_holders_lapse_and_waiters_keep_their_places() {
     let mut holder = run(&served.url, &["r", "--lease", "3s"], FAMILY);
     let pids = family(&mut holder).await;
     let looks = script_that_looks_for(&pids);
-    let mut first = run(&served.url, &["r", "--lease", "3s"], &format!("{looks}; echo $ARBITER_TOKEN; read line; exit 0"));
+    let mut first = run(
+        &served.url,
+        &["r", "--lease", "3s"],
+        &format!("{looks}; echo $ARBITER_TOKEN; read line; exit 0"),
+    );
     first.says("you are 1st of 1").await;
     let mut second = run(&served.url, &["r", "--lease", "3s"], "echo $ARBITER_TOKEN");
     second.says("you are 2nd of 2").await;

@@ -84,9 +84,7 @@ impl Arbiter {
             config.listen = Listen::Unix(folder.path().join("socket"));
         }
         let running = match transport {
-            Transport::InProcess => {
-                Running::InProcess(in_process_with(options.partitions, partition).await)
-            }
+            Transport::InProcess => Running::InProcess(in_process_with(options.partitions, partition).await),
             Transport::Tcp | Transport::Unix => {
                 let service = Service::start(config.clone()).await.expect("it starts");
                 // Where it is started again it has to be found again.
