@@ -210,6 +210,7 @@ impl OpenLog {
 }
 
 /// Where a partition's records go, and how it hears that they count.
+#[expect(clippy::large_enum_variant, reason = "there is one a partition")]
 enum Store {
     /// A folder, proven by its lock and `fdatasync`.
     File { log: FileLog, proofs: Proofs, checkpoints: checkpointer::Handle },

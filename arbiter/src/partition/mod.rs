@@ -220,6 +220,10 @@ struct Unproven {
 
 /// What a proven record lets go.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is an acknowledgement for each reply or so: boxing gains nothing"
+)]
 enum Release {
     Send(Outgoing),
     Ack(u64),
@@ -356,11 +360,11 @@ impl Partition {
             self.tell_holders();
         }
         let proof = Proof::through(index);
-        while self.held.front().is_some_and(|held| held.is_opened_by(&proof)) {
-            match self.held.pop_front().map(|held| held.open(&proof)) {
-                Some(Ok(Release::Send(outgoing))) => self.out.sends.push(outgoing),
-                Some(Ok(Release::Ack(id))) => self.out.acks.push(id),
-                Some(Err(_)) | None => break,
+        while let Some(held) = self.held.pop_front_if(|held| held.is_opened_by(&proof)) {
+            match held.open(&proof) {
+                Ok(Release::Send(outgoing)) => self.out.sends.push(outgoing),
+                Ok(Release::Ack(id)) => self.out.acks.push(id),
+                Err(held) => unreachable!("it was looked at: {held:?}"),
             }
         }
         if activated {

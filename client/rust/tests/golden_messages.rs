@@ -166,6 +166,7 @@ fn status_full(genesis: LogId, incarnation: Nonce) -> Status {
     Status {
         id: "s-2".into(),
         genesis,
+        partitions: 2,
         incarnation,
         sessions: 2,
         held: 2,

@@ -35,6 +35,7 @@ const FLUSH_LOOK: Duration = Duration::from_millis(1);
 
 /// What a partition's loop takes from the transport, in the queue's order.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub enum Inbound {
     /// A message.
     Delivery(Delivery),

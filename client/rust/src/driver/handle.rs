@@ -9,8 +9,8 @@ use crate::wire::{
     Reason, RequestBody, ResourceName, SessionId, SessionKey, Status, StatusAsk, StatusWhat, partition_of,
 };
 use std::fmt;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 

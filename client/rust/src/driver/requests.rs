@@ -65,7 +65,11 @@ impl Requests {
     }
 
     /// A grant was dropped or released; the partition to say it to, if that is news.
-    pub(super) fn giving_back(&mut self, request: Number, done: Option<oneshot::Sender<Outcome>>) -> Option<u32> {
+    pub(super) fn giving_back(
+        &mut self,
+        request: Number,
+        done: Option<oneshot::Sender<Outcome>>,
+    ) -> Option<u32> {
         let Some(user) = self.live.get_mut(&request) else {
             done.map(|done| done.send(Outcome::Released));
             return None;
@@ -179,7 +183,8 @@ impl Requests {
 
 /// What a refusal is for a user.
 pub(super) fn refused(reason: Reason, detail: &str) -> Error {
-    let what = if detail.is_empty() { format!("refused: {reason}") } else { format!("refused: {reason}: {detail}") };
+    let what =
+        if detail.is_empty() { format!("refused: {reason}") } else { format!("refused: {reason}: {detail}") };
     Error::new(ErrorKind::Refused(reason), what)
 }
 
@@ -188,7 +193,8 @@ fn error(claims: &[Claim], wait: Option<Duration>, end: End, position: Option<Po
     let names = names.join(", ");
     match end {
         End::Refused { reason: Reason::Busy, .. } => {
-            Error::new(ErrorKind::Busy, format!("{names} is not free")).help("wait for it instead of trying once")
+            Error::new(ErrorKind::Busy, format!("{names} is not free"))
+                .help("wait for it instead of trying once")
         }
         End::Refused { reason, detail } => refused(reason, &detail),
         End::Ended(Reason::WaitLimit) | End::NoAnswer => {
@@ -200,10 +206,13 @@ fn error(claims: &[Claim], wait: Option<Duration>, end: End, position: Option<Po
                 .help("wait longer, or look at who holds it")
                 .at(position)
         }
-        End::Ended(reason) => Error::new(ErrorKind::Refused(reason), format!("{names}: the request ended: {reason}")),
-        End::Lost(reason) => {
-            Error::new(ErrorKind::Lost(reason), format!("{names} was granted and lost before it could be used: {reason}"))
+        End::Ended(reason) => {
+            Error::new(ErrorKind::Refused(reason), format!("{names}: the request ended: {reason}"))
         }
+        End::Lost(reason) => Error::new(
+            ErrorKind::Lost(reason),
+            format!("{names} was granted and lost before it could be used: {reason}"),
+        ),
         End::Closed => Error::closed(),
     }
 }
