@@ -130,16 +130,16 @@ impl Decision<'_> {
             placed_at: self.at,
             wait_ms: acquire.wait_ms,
             wait_until: None,
-            hold_max_ms: self.hold_max_ms(acquire),
+            hold_max_ms: acquire.hold_max_ms,
             reason: acquire.reason.clone(),
             value: acquire.value.clone(),
         }
     }
 
-    /// The shortest of what the request asks and its resources' rules say. Fixed when the request is admitted.
-    fn hold_max_ms(&self, acquire: &AcquireCommand) -> Option<u64> {
-        let limits = acquire.claims.iter().map(|claim| self.state.limits_of(&claim.resource).hold_max_ms());
-        limits.chain([acquire.hold_max_ms]).flatten().min()
+    /// The shortest of what the request asked and its resources' rules say, as they are when it is granted.
+    fn hold_max_ms(&self, request: &Request, claims: &[Claim]) -> Option<u64> {
+        let limits = claims.iter().map(|claim| self.state.limits_of(&claim.resource).hold_max_ms());
+        limits.chain([request.hold_max_ms]).flatten().min()
     }
 
     /// The owner, if it is another request's: the named request's own owner while that is live, else as named.
@@ -234,7 +234,7 @@ impl Decision<'_> {
             seq: request.seq,
             owner: request.owner,
             priority: request.priority,
-            hold_max_ms: request.hold_max_ms,
+            hold_max_ms: self.hold_max_ms(request, claims),
             wait_ms: request.wait_ms,
             reason: request.reason.clone(),
             value: request.value.clone(),

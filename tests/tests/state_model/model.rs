@@ -327,7 +327,6 @@ impl Model {
         if let Some(reason) = refused {
             return Event::Refused { session: acquire.session, seq: acquire.seq, reason };
         }
-        let rules = acquire.claims.iter().filter_map(|claim| self.rule(&claim.resource).hold_max_ms);
         let request = Request {
             session: acquire.session,
             seq: acquire.seq,
@@ -337,7 +336,7 @@ impl Model {
             place: self.next_index,
             wait_ms: acquire.wait_ms,
             wait_until: None,
-            hold_max_ms: rules.chain(acquire.hold_max_ms).min(),
+            hold_max_ms: acquire.hold_max_ms,
             state: Stands::Waiting,
         };
         if fits {
@@ -358,6 +357,8 @@ impl Model {
 
     fn granted(&self, request: &Request) -> Event {
         let token = self.next_index;
+        let rules = request.claims.iter().filter_map(|claim| self.rule(&claim.resource).hold_max_ms);
+        let hold_max_ms = rules.chain(request.hold_max_ms).min();
         let claims = request.claims.iter().map(|claim| {
             let on = |other: &&Request| other.claims.iter().any(|other| other.resource == claim.resource);
             let tokens = self.requests.iter().filter(on).filter_map(Request::token);
@@ -375,7 +376,7 @@ impl Model {
             owner: request.owner,
             claims: claims.collect(),
             priority: request.priority,
-            hold_max_ms: request.hold_max_ms,
+            hold_max_ms,
             wait_ms: request.wait_ms,
             reason: None,
             value: None,
