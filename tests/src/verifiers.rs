@@ -1,6 +1,6 @@
 //! Both verifiers of a grant log: the one in the binary, and the one in plain Python.
 
-use arbiterq::audit::verify::{Report, VerifyError, verify_folder};
+use arbiterq::audit::verify::{Promise, Report, VerifyError, verify_folder};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,6 +76,9 @@ pub fn python_says(folder: &Path) -> Value {
 pub fn binary_verdict(folder: &Path) -> Verdict {
     match verify_folder(folder, &mut |_| {}) {
         Ok(_) => Verdict::Clean,
+        Err(VerifyError::Violation(violation)) if violation.promise == Promise::Understood => {
+            Verdict::NotUnderstood(violation.index)
+        }
         Err(VerifyError::Violation(violation)) => Verdict::FirstBad(violation.index),
         Err(VerifyError::Unreadable { .. }) => Verdict::Unreadable,
     }
@@ -88,11 +91,23 @@ pub enum Verdict {
     Clean,
     /// The first record at which something is.
     FirstBad(u64),
+    /// The first record that says what the verifier does not know. The one in Python cannot tell, or says so of
+    /// words that rules 1 do not have.
+    NotUnderstood(u64),
     /// It cannot tell.
     Unreadable,
 }
 
 impl Verdict {
+    /// Whether the binary's verdict and Python's are the same.
+    pub fn agrees(self, python: Self) -> bool {
+        match (self, python) {
+            (Self::NotUnderstood(index), Self::FirstBad(bad)) => index == bad,
+            (Self::NotUnderstood(_), Self::Unreadable) => true,
+            _ => self == python,
+        }
+    }
+
     /// That of the verifier in Python, from what it said of one log.
     pub fn of_python(log: &Value) -> Self {
         match (log["verdict"].as_str(), log["violation"]["index"].as_u64()) {

@@ -1,6 +1,7 @@
 //! Limits of waiting and of holding.
 
-use super::{Arbiter, Transport};
+use super::{Arbiter, Options, Transport};
+use arbiterq::log::record::Rule;
 use arbiterq_client::wire::Reason;
 use arbiterq_client::{Clock, ErrorKind, Outcome};
 use std::time::Duration;
@@ -63,5 +64,21 @@ pub async fn a_hold_limit_that_is_ignored_passes_on_after_a_lease(transport: Tra
     assert!(next.token() > held.token());
     assert_eq!(held.release().await.expect("told"), Outcome::AlreadyLost(Reason::HoldLimit));
     next.check().expect("the late release concerns only its own grant");
+    arbiter.verified().await;
+}
+
+/// A rule's hold limit holds for whoever is granted, at once or after waiting, and whatever it asked for.
+pub async fn a_rule_limits_every_hold(transport: Transport) {
+    let rule = Rule { pattern: "short/*".into(), hold_max_ms: Some(150), ..Rule::default() };
+    let arbiter = Arbiter::start_with(transport, Options { rules: vec![rule], ..Options::default() }).await;
+    let (one, two) = (arbiter.client().await, arbiter.client().await);
+    let first = one.acquire("short/r").await.expect("free");
+    let mut waits = two.acquire("short/r").hold_max(Duration::from_secs(60)).enqueue().await.expect("asked");
+    waits.next_position().await.expect("it waits");
+    assert_eq!(first.lost().await.reason, Reason::HoldLimit);
+    drop(first);
+    let second = waits.granted().await.expect("granted");
+    assert_eq!(second.lost().await.reason, Reason::HoldLimit);
+    drop(second);
     arbiter.verified().await;
 }

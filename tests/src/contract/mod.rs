@@ -48,6 +48,7 @@ macro_rules! contract_suite {
                 try_now_does_not_wait,
                 a_hold_limit_is_lost_and_passes_on_with_the_release,
                 a_hold_limit_that_is_ignored_passes_on_after_a_lease,
+                a_rule_limits_every_hold,
             }
             dropping {
                 releasing_twice_is_harmless,

@@ -7,7 +7,7 @@ use super::promise::{Broken, broken};
 use super::requests::Root;
 use super::resources::Turn;
 use crate::log::record::{Command, Event};
-use arbiterq_client::wire::{Cause, LEASE_MS_MIN, Reason, ResourceName, SessionId, Timestamp};
+use arbiterq_client::wire::{Cause, LEASE_MS_MAX, LEASE_MS_MIN, Reason, ResourceName, SessionId, Timestamp};
 use std::sync::Arc;
 
 impl Fold {
@@ -155,6 +155,13 @@ impl Fold {
             && (asked.fail_fast_ms, &asked.reply_to) == (fail_fast_ms, &reply_to);
         if !same {
             return broken!(Decision, "`opened` is not what its `open` asked");
+        }
+        let out_of_range = |ms: u64| !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(&ms);
+        if out_of_range(lease_ms) || fail_fast_ms.is_some_and(out_of_range) {
+            return broken!(
+                Decision,
+                "a lease of {lease_ms} ms; from {LEASE_MS_MIN} to {LEASE_MS_MAX} may be, to fail fast as well"
+            );
         }
         if lease_ms > asked.lease_ms || lease_ms > self.lease_ms_max.max(LEASE_MS_MIN) {
             return broken!(

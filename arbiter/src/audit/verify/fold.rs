@@ -4,6 +4,7 @@ use super::live::{Place, Request, Session};
 use super::names::of_command;
 use super::promise::{Broken, broken};
 use super::report::Counts;
+use super::requests::well_formed;
 use super::resources::{Resources, Room, Turn};
 use crate::log::record::{Command, Event, FORMAT, Genesis, RULES, Record};
 use arbiterq_client::wire::{Hash, Nonce, SessionId, Timestamp, Token};
@@ -122,6 +123,12 @@ impl Fold {
         }
         self.count_events(&record)?;
         let cx = Cx { index: record.index, at: record.at, command: &record.command };
+        match cx.command {
+            // Also where nothing was due, and where the request was refused.
+            Command::Tick { at } => self.tick_counts(&cx, *at)?,
+            Command::Acquire(asked) => well_formed(&asked.claims)?,
+            _ => {}
+        }
         for event in record.events {
             self.event(&cx, record.epoch, event)?;
         }
@@ -163,7 +170,7 @@ impl Fold {
             Command::Create | Command::Activate | Command::Policy | Command::Checkpoint | Command::Finish => {
                 (1, 1)
             }
-            Command::Advance => (1, 1),
+            Command::Acquire(_) | Command::Advance => (1, 1),
             Command::Barrier => (0, 0),
             Command::Tick { .. } => (0, crate::log::record::DUE_MAX),
             _ => (0, 1),

@@ -33,6 +33,9 @@ impl Fold {
         claims: &[Claim],
     ) -> Result<(), Broken> {
         as_asked(asked, &root, claims == asked.claims)?;
+        if root.hold_max_ms != asked.hold_max_ms {
+            return broken!(Decision, "`queued` has another hold limit than its `acquire` asked");
+        }
         if root.wait_ms == Some(0) {
             return broken!(Decision, "a request that would not wait is queued");
         }
@@ -56,6 +59,7 @@ impl Fold {
         self.use_up(root.session, root.seq)?;
         let taken = self.claims(claims.iter().map(|claim| (&claim.resource, claim.mode, claim.permits)))?;
         self.may_hold(cx, &root, claims, &taken, Turn::new(root.priority, cx.index))?;
+        self.hold_limit(&root, asked.hold_max_ms, &taken)?;
         let hold = self.hold(cx, cx.index, &taken, root.hold_max_ms);
         self.admit(cx, root, taken, hold)
     }
@@ -87,8 +91,8 @@ impl Fold {
         }
         let same = (request.owner, request.priority, request.wait_ms)
             == (root.owner, root.priority, root.wait_ms)
-            && (&request.reason, &request.value) == (&root.reason, &root.value)
-            && not_longer(root.hold_max_ms, request.hold_max_ms);
+            && (&request.reason, &request.value) == (&root.reason, &root.value);
+        let asked_ms = request.hold_max_ms;
         // Taken out for as long as the borrow of the rest lasts.
         let taken = std::mem::take(&mut request.claims);
         let same_claims = taken.len() == claims.len()
@@ -103,6 +107,7 @@ impl Fold {
             );
         }
         self.may_hold(cx, root, claims, &taken, turn)?;
+        self.hold_limit(root, asked_ms, &taken)?;
         if self.ready.first() != Some(&turn) && self.first_ready != Some(turn) {
             let before =
                 self.ready.first().map_or_else(|| "nobody".to_owned(), |turn| self.called(turn.place));
@@ -184,6 +189,12 @@ impl Fold {
                         "the policy allows request {seq} of session {session}, which it ends"
                     );
                 }
+                if !self.is_its_turn(cx, request, Turn::new(request.priority, place)) {
+                    return broken!(
+                        Order,
+                        "the policy ends request {seq} of session {session} before its turn"
+                    );
+                }
             }
             (command, reason) => {
                 let command = of_command(command);
@@ -197,6 +208,17 @@ impl Fold {
         Ok(())
     }
 
+    /// Whether a waiter would be granted if it were allowed and wanted no more permits than there are.
+    fn is_its_turn(&self, cx: &Cx<'_>, request: &Request, turn: Turn) -> bool {
+        let fits = request.claims.iter().all(|claim| {
+            let resource = self.resources.get(claim.resource);
+            let permits = if claim.permits > resource.capacity { 1 } else { claim.permits };
+            resource.delay.is_none_or(|delay| delay.until <= cx.at)
+                && matches!(self.resources.room(&Taken { permits, ..*claim }, turn), Room::Free)
+        });
+        fits && !self.paused && self.ready.first().is_none_or(|first| turn < *first)
+    }
+
     pub(super) fn released(
         &mut self,
         cx: &Cx<'_>,
@@ -207,6 +229,12 @@ impl Fold {
         let (place, request, hold) = self.in_force(token)?;
         let (session, seq) = (request.session, request.seq);
         let revoked = hold.revoking.as_ref().map(|revoking| revoking.reason);
+        // Who revoked it is named again when it ends for that reason.
+        let revoker = hold.revoking.as_ref().filter(|revoking| revoking.reason == reason);
+        let given_back = matches!(cx.command, Command::Release { .. } | Command::Cancel { .. });
+        if given_back && by != revoker.and_then(|revoking| revoking.by.as_ref()) {
+            return broken!(Decision, "token {token} is given back, and by another than took it away");
+        }
         let mut lost = false;
         match cx.command {
             Command::Release { session: whose, token: which } => {
@@ -446,6 +474,17 @@ impl Fold {
         Ok(())
     }
 
+    /// A grant's hold limit is the shortest of what was asked and of what its resources' rules say.
+    fn hold_limit(&self, root: &Root, asked_ms: Option<u64>, taken: &[Taken]) -> Result<(), Broken> {
+        let rules = taken.iter().map(|claim| self.resources.hold_max_ms(claim.resource));
+        let due_ms = rules.chain([asked_ms]).flatten().min();
+        if root.hold_max_ms == due_ms {
+            return Ok(());
+        }
+        let shown = |ms: Option<u64>| ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"));
+        broken!(Decision, "a hold limit of {}; it is {}", shown(root.hold_max_ms), shown(due_ms))
+    }
+
     fn hold(&mut self, cx: &Cx<'_>, place: Place, taken: &[Taken], hold_max_ms: Option<u64>) -> Standing {
         let token = cx.index;
         for claim in taken {
@@ -567,13 +606,24 @@ fn as_asked(asked: &AcquireCommand, root: &Root, same_claims: bool) -> Result<()
         == (root.session, root.seq, root.priority, root.wait_ms)
         && (&asked.reason, &asked.value) == (&root.reason, &root.value)
         && same_claims;
-    let shorter = not_longer(root.hold_max_ms, asked.hold_max_ms);
-    if same && shorter { Ok(()) } else { broken!(Decision, "it is not what its `acquire` asked") }
+    if same { Ok(()) } else { broken!(Decision, "it is not what its `acquire` asked") }
 }
 
-/// The policy may shorten a hold, and limit one that has no limit.
-fn not_longer(hold_max_ms: Option<u64>, asked: Option<u64>) -> bool {
-    asked.is_none_or(|asked| hold_max_ms.is_some_and(|hold| hold <= asked))
+/// What is asked is a request, also where it was refused.
+pub(super) fn well_formed(claims: &[Claim]) -> Result<(), Broken> {
+    if claims.is_empty() || claims.len() > CLAIMS_MAX {
+        return broken!(Decision, "{} claims in a request, from 1 to {CLAIMS_MAX} may be", claims.len());
+    }
+    for (i, claim) in claims.iter().enumerate() {
+        let name = &claim.resource;
+        if (claim.mode == Mode::Permits) != claim.permits.is_some_and(|permits| permits > 0) {
+            return broken!(Decision, "permits of {name} without the mode, or the mode without permits");
+        }
+        if claims[..i].iter().any(|earlier| earlier.resource == *name) {
+            return broken!(Decision, "{name} twice in one request");
+        }
+    }
+    Ok(())
 }
 
 fn same_claims(granted: &[ClaimGranted], asked: &[Claim]) -> bool {

@@ -125,6 +125,10 @@ impl Resources {
         self.rule(id).and_then(|rule| rule.lock_delay_ms).unwrap_or(0)
     }
 
+    pub(super) fn hold_max_ms(&self, id: ResourceId) -> Option<u64> {
+        self.rule(id)?.hold_max_ms
+    }
+
     pub(super) fn allows(&self, id: ResourceId, principal: &str) -> bool {
         let allow = self.rule(id).and_then(|rule| rule.allow.as_ref());
         allow.is_none_or(|allow| allow.iter().any(|allowed| &**allowed == principal))
