@@ -10,7 +10,7 @@
 //! Every line counts here: a void or doubled one is damage. The last segment may end in zero bytes: room for the
 //! next records, written ahead because a sync that does not also have to record a new file size is much faster.
 //!
-//! Only the thread of [`writer`] writes records; what it reports is the proof of design section 4. Nothing here
+//! Only the thread of `writer` writes records; what it reports is the proof of design section 4. Nothing here
 //! decides, answers or knows the state: [`FileLog::open`] hands it what is on disk, step by step.
 
 pub mod error;

@@ -1,7 +1,7 @@
 //! The direct transport: clients connect to the arbiter itself, and the queue is the sockets.
 //!
-//! [`Hub`] knows the connections; [`listen`] accepts them; each has a reader and a writer ([`connection`]). A
-//! letter to oneself is delivered behind everything that had arrived when it was written ([`sweep`]).
+//! [`Hub`] knows the connections; `listen` accepts them; each has a reader and a writer (`connection`). A
+//! letter to oneself is delivered behind everything that had arrived when it was written (`sweep`).
 //!
 //! What this must never do: end a session for a connection that it closed itself, or hold more for a slow reader
 //! than [`OUTBOX_BYTES_MAX`].
@@ -150,7 +150,7 @@ impl Hub {
     }
 
     /// Waits until the replies of all connections are written, or the clients that are left do not read: nobody
-    /// has taken anything for [`FLUSH_PATIENCE`].
+    /// has taken anything for `FLUSH_PATIENCE`.
     pub async fn flushed(&self) {
         let mut connections: Vec<_> = self.lock().values().cloned().collect();
         let (mut left, mut patience) = (usize::MAX, FLUSH_PATIENCE);
