@@ -43,6 +43,7 @@ pub mod clock;
 pub mod log;
 pub mod partition;
 pub mod serve;
+pub mod settings;
 pub mod state;
 pub mod testing;
 pub mod transport;

@@ -1,1 +1,9 @@
-fn main() {}
+//! `arbiter`: the service and the command line.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

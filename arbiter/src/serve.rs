@@ -140,19 +140,22 @@ pub async fn serve(
         let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints);
         loops.spawn(partition.run(stopped.clone(), active));
     }
+    let mut all_active = true;
     for active in ready_when {
         // One that failed before it was active says why when it is joined.
-        let _ = active.await;
+        all_active &= active.await.is_ok();
     }
     let url = listener.url().to_owned();
     let mut stop_accepting = stopped.clone();
     let accepting = tokio::spawn(listener.run(hub.clone(), async move {
         let _ = stop_accepting.wait_for(|stop| *stop).await;
     }));
-    ready(Ready { url, partitions: folders });
+    if all_active {
+        ready(Ready { url, partitions: folders });
+    }
 
     let first = tokio::select! {
-        () = shutdown => None,
+        () = shutdown, if all_active => None,
         ended = loops.join_next() => ended,
     };
     let _ = stop.send(true);
@@ -207,6 +210,7 @@ impl OpenLog {
 }
 
 /// Where a partition's records go, and how it hears that they count.
+#[expect(clippy::large_enum_variant, reason = "there is one a partition")]
 enum Store {
     /// A folder, proven by its lock and `fdatasync`.
     File { log: FileLog, proofs: Proofs, checkpoints: checkpointer::Handle },
@@ -411,7 +415,10 @@ impl PartitionLoop {
                     }
                 }
                 () = self.clock.until(self.partition.next_wake()) => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    self.partition.finish(self.clock.uptime());
+                }
             }
             self.partition.time(self.clock.uptime());
         }
@@ -431,7 +438,7 @@ impl PartitionLoop {
             self.hub.send(&outgoing.to, &outgoing.reply);
         }
         for letter in outputs.letters {
-            self.hub.post(self.number, letter).await;
+            self.hub.post(self.number, letter);
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ use crate::transport::direct::{ChannelEnd, Hub, INBOX_MAX};
 use arbiterq_client::transport::{Connector, Link};
 use arbiterq_client::wire::{LogId, Nonce};
 use arbiterq_client::{Client, Error};
+use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -33,9 +36,10 @@ const CHANNEL_MAX: usize = 1024;
 const CONNECTIONS_MAX: usize = 100_000;
 
 /// An arbiter in this program. Dropping it stops it.
-#[derive(Debug)]
 pub struct InProcess {
     connector: Connector,
+    hub: Arc<Hub>,
+    reachable: Arc<AtomicBool>,
     logs: Vec<MemoryLog>,
     stop: watch::Sender<bool>,
     loops: JoinSet<Result<(), ServeError>>,
@@ -69,16 +73,27 @@ pub async fn in_process_with(partitions: u32, config: PartitionConfig) -> InProc
         loops.spawn(partition.run(stopped.clone(), active));
         is_active.await.expect("a log in memory does not fail");
     }
-    InProcess { connector: connector(hub), logs, stop, loops }
+    let reachable = Arc::new(AtomicBool::new(true));
+    let connector = connector(hub.clone(), reachable.clone());
+    InProcess { connector, hub, reachable, logs, stop, loops }
 }
 
-fn connector(hub: Arc<Hub>) -> Connector {
+fn connector(hub: Arc<Hub>, reachable: Arc<AtomicBool>) -> Connector {
     Connector::new(move || {
+        if !reachable.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         let (requests, taken) = mpsc::channel(CHANNEL_MAX);
         let (replies, told) = mpsc::channel(CHANNEL_MAX);
         hub.connect_in_process(ChannelEnd { requests: taken, replies })?;
         Ok(Link { requests, replies: told, peer: Some("in-process".into()) })
     })
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcess").field("partitions", &self.logs.len()).finish_non_exhaustive()
+    }
 }
 
 impl InProcess {
@@ -93,6 +108,17 @@ impl InProcess {
     /// The way in, for a client that is put together otherwise.
     pub fn connector(&self) -> Connector {
         self.connector.clone()
+    }
+
+    /// Cuts every connection, as a network does: clients connect again by themselves, and their sessions live on.
+    pub fn cut(&self) {
+        self.hub.drop_all();
+    }
+
+    /// Whether new connections reach it: with `false`, then [`cut`](Self::cut), the arbiter is out of reach of its
+    /// clients, though it goes on.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.store(reachable, Ordering::Release);
     }
 
     /// A partition's grant log up to now, a record a line: what a log folder would hold.

@@ -1,9 +1,12 @@
 //! The golden log in `client/protocol/golden/log/0/`: a history with every kind of command and event, valid under
 //! every rule of `client/protocol/log.md`. `UPDATE=1` writes it anew; a difference is a change of the format.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
 use arbiterq::audit::verify::verify_folder;
 use arbiterq::log::chain::{ChainTip, Sealed, hash_of};
 use arbiterq::log::record::{Command, Event, Record};
+use arbiterq::state::{State, decide};
 use arbiterq_client::wire::{Reason, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -319,10 +322,42 @@ fn a_record_that_is_read_and_sealed_again_has_the_same_bytes() {
 }
 
 #[test]
+fn the_examples_of_the_document_are_its_first_records() {
+    let document = folder().join("../../../log.md");
+    let document = fs::read_to_string(document).unwrap();
+    for sealed in &golden()[..4] {
+        let line = std::str::from_utf8(&sealed.line).unwrap();
+        let example = format!("```json\n{line}\n```\n{} bytes, SHA-256 `{}`\n", line.len(), sealed.hash);
+        assert!(document.contains(&example), "not in log.md:\n{example}");
+    }
+}
+
+#[test]
 fn the_golden_log_is_verified() {
     if let Err(error) = verify_folder(&folder(), &mut |_| {}) {
         panic!("{error}");
     }
+}
+
+/// The state machine decides every command as the log says, and owes an `advance` where one follows.
+#[test]
+fn the_golden_log_is_decided_the_same_again() {
+    let mut state = State::new(ChainTip::before(0));
+    for sealed in golden() {
+        let Record { index, at, renewed, command, events, .. } = &sealed.record;
+        let given = matches!(
+            command,
+            Command::Create | Command::Activate | Command::Policy | Command::Checkpoint | Command::Finish
+        );
+        let owed = state.can_advance() && !matches!(command, Command::Activate);
+        assert_eq!(owed, matches!(command, Command::Advance), "record {index}");
+        state.renew(renewed, *at);
+        if !given {
+            assert_eq!(&decide(&state, command, *at), events, "record {index}");
+        }
+        state.apply(&sealed);
+    }
+    assert_eq!((state.sessions().count(), state.grants_in_force().count()), (0, 0));
 }
 
 /// The names of an enum's alternatives, from what its decoder says it expected.

@@ -12,6 +12,7 @@ from arbiter_record import micros
 
 TIME_MAX = micros("9999-12-31T23:59:59.999999Z")
 DUE_MAX = 256  # due things in one tick
+DELAYED_MAX = 1024  # `delayed` in one record
 
 
 class Wrong(Exception):
@@ -61,7 +62,7 @@ REASONS = {  # (command, event) -> reasons; a revoked grant's `released` is judg
 SAME = {  # command -> the fields that are equal in its event, or absent from both
     "open": ("key_hash", "label", "principal", "principal_by", "fail_fast_ms", "reply_to"),
     "attach": ("session", "n", "reply_to"), "close": ("session",), "pause": ("by", "reason"), "resume": ("by", "reason"),
-    "acquire": ("session", "seq"), "gone": ("session", "n", "seq"), "cancel": ("session", "seq"),
+    "acquire": ("session", "seq"), "gone": ("session", "n"), "cancel": ("session", "seq"),
     "release": ("token",), "force_release": ("token", "by"),
 }
 
@@ -105,7 +106,7 @@ def check_kinds(command, asked, names):
     elif command in ("gone", "force_release") and names:
         first, rest = names[0], set(names[1:])
         if command == "gone" and asked["cause"] == "returned":  # Suspension
-            need(names == ["suspended" if "seq" in asked else "unreachable"], "Suspension", "gone has events %s", names)
+            need(names == ["unreachable"] or names == ["suspended"] and "seq" in asked, "Suspension", "gone has events %s", names)
         elif command == "gone":
             need(first == "session_ended" and rest <= {"delayed"}, FIT, "gone has events %s", names)
         elif "now" in asked:
@@ -115,16 +116,15 @@ def check_kinds(command, asked, names):
 
 
 def check_acquire(asked, name, event):
-    """Commands and events; section 6: `granted` (and `queued`) repeats what the request asked."""
+    """Commands and events: `granted` and `queued` repeat what was asked. `owner` is not checked."""
     need(claim_dict(asked["claims"], ordered=True) == claim_dict(event["claims"], ordered=True), FIT,
          "the claims are not those that were asked")
-    own = [event["session"], event["seq"]]
-    need(event.get("owner") != own, FIT, "owner is the request itself and not left out")
-    need((asked.get("owner", own)) == event.get("owner", own), FIT, "the owner is not the one that was asked")
     need(asked.get("priority", 0) == event.get("priority", 0), FIT, "the priority is not what was asked")
     for field in ("wait_ms", "reason", "value"):
         need(asked.get(field) == event.get(field), FIT, "%s is not what was asked", field)
-    if "hold_max_ms" in asked:
+    if name == "queued":
+        need(asked.get("hold_max_ms") == event.get("hold_max_ms"), FIT, "hold_max_ms is not what was asked")
+    elif "hold_max_ms" in asked:
         need(event.get("hold_max_ms", TIME_MAX) <= asked["hold_max_ms"], FIT, "hold_max_ms is above what was asked")
 
 
@@ -165,7 +165,8 @@ def matches(parts, name):
 
 
 class Policy:
-    def __init__(self, rules=()):
+    def __init__(self, rules=(), lease_ms_max=86400000):
+        self.lease_ms_max = max(100, lease_ms_max)
         self.rules = [(rule["pattern"].split("*"), rule) for rule in rules]
         self.known = {}
 
@@ -178,6 +179,11 @@ class Policy:
 
     def capacity(self, resource):
         return self.rule(resource).get("capacity", 1)
+
+    def hold_max_ms(self, request):
+        """Section 6: the smallest of what was asked and what the rules of the resources say, or None."""
+        limits = [self.rule(resource).get("hold_max_ms") for resource in request.claims] + [request.hold_asked]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def allows(self, resource, principal):
         allow = self.rule(resource).get("allow")
@@ -195,6 +201,7 @@ def partition_of(resource, partitions):
 
 class Session:
     def __init__(self, event, at):
+        self.key_hash = event["key_hash"]
         self.lease_ms, self.fail_fast_ms = event["lease_ms"], event.get("fail_fast_ms")
         self.in_flight_max, self.principal = event["in_flight_max"], event["principal"]
         self.n, self.attached, self.renewed_at, self.unreachable_since = 0, 0, at, None
@@ -210,14 +217,14 @@ class Request:
         self.claims = claim_dict(event["claims"])
         self.order = (-event.get("priority", 0), place)
         self.wait_deadline = later(at, event["wait_ms"]) if "wait_ms" in event else None
-        self.repeats = repeats(event)
-        self.token = self.hold_deadline = self.revoking = None  # revoking: [reason, until, by]
+        self.hold_asked, self.repeats = None, repeats(event)
+        self.token = self.hold_deadline = self.revoking = self.epoch = None  # revoking: [reason, until, by]
         self.suspended, self.allowed, self.fitting = False, True, 0
 
 
 def repeats(event):
     """What a `granted` must repeat of its request, short enough to keep."""
-    values = [event.get(field) for field in ("owner", "wait_ms", "reason", "value")] + [event.get("priority", 0)]
+    values = [event.get(field) for field in ("wait_ms", "reason", "value")] + [event.get("priority", 0)]
     return hashlib.sha256(repr(values).encode("utf-8")).digest()
 
 
@@ -259,7 +266,7 @@ class State:
              "first_index is not above the logs that this one goes on from")
         self.genesis, self.at, self.paused, self.policy = event, record.at, False, Policy()
         self.sessions, self.grants, self.resources, self.delays = {}, {}, {}, {}
-        self.waiting, self.epoch_at, self.dirty = 0, None, set()
+        self.waiting, self.epoch_at, self.dirty, self.keys = 0, None, set(), set()
         self.ready = []  # (order, Request) of the waiters that can be granted, apart from the pause; sorted
         self.delay_next = TIME_MAX  # no delay is over before
 
@@ -273,13 +280,16 @@ class State:
             if session and n > session.n:
                 session.n, session.renewed_at, session.unreachable_since = n, record.at, None
         self.record, self.gap, self.at = record, record.at - self.at, record.at
-        self.lost, self.delayed = {}, {}  # Delay: resource -> losses so far, and those that a `delayed` answers
+        self.lost, self.delayed = set(), set()  # Delay: resources that want a `delayed`, and that have it
         if record.command != "activate":  # the record's own time decides what is delayed
             self.delays_over()
+        if record.command == "tick":
+            need(micros(record.asked["at"]) >= self.epoch_at, "Time", "the tick's time is before the epoch")
         for name, event in record.events:
             getattr(self, "on_" + name)(event)
-        for resource in self.lost:
-            need(resource in self.delayed, "Delay", "no delayed for %s", ascii(resource))
+        need(len(self.delayed) <= DELAYED_MAX, "Delay", "%d delayed in one record", len(self.delayed))
+        missing = self.lost - self.delayed
+        need(not missing or len(self.delayed) == DELAYED_MAX, "Delay", "no delayed for %s", ascii(min(missing, default="")))
         self.delays_over()
 
     # -- what can be granted, kept up to date: only resources on which something changed are looked at again
@@ -365,10 +375,11 @@ class State:
             del resource.tokens[bisect.bisect_left(resource.tokens, grant.token)]
 
     def lose(self, grant):
-        """Delay: a grant is lost."""
+        """Delay: a grant is lost. A resource wants a delay unless it is delayed until then or later already."""
         for name in grant.claims:
-            if self.policy.rule(name).get("lock_delay_ms", 0) > 0:
-                self.lost[name] = self.lost.get(name, 0) + 1
+            length = self.policy.rule(name).get("lock_delay_ms", 0)
+            if length > 0 and self.delays.get(name, (-1,))[0] < later(self.at, length):
+                self.lost.add(name)
 
     # -- lookups that are rules
 
@@ -422,7 +433,7 @@ class State:
         self.delay_next = min((until for until, _ in self.delays.values()), default=TIME_MAX)
 
     def on_policy(self, event):
-        self.policy = Policy(event["rules"])
+        self.policy = Policy(event["rules"], event["lease_ms_max"])
         self.dirty.update(self.resources)
         for session in self.sessions.values():
             for request in session.requests.values():
@@ -430,6 +441,9 @@ class State:
                     self.set_fitting(request, 0, self.is_allowed(request))
 
     def on_opened(self, event):
+        need(event["key_hash"] not in self.keys, "Sessions", "a live session has that key_hash")
+        need(event["lease_ms"] <= self.policy.lease_ms_max, "Sessions", "lease_ms is above that of the policy")
+        self.keys.add(event["key_hash"])
         self.sessions[self.record.index] = Session(event, self.at)
 
     def on_attached(self, event):
@@ -443,6 +457,8 @@ class State:
     def on_unreachable(self, event):
         session = self.session(event)
         need(event["n"] == session.attached, "Suspension", "n is not that of the last attach")
+        request = session.requests.get(self.record.asked.get("seq"))
+        need(not request or not self.can_be_undone(request), "Suspension", "unreachable instead of suspended")
         need(session.unreachable_since is None, "Suspension", "unreachable a second time")
         need(self.at >= later(self.epoch_at, session.lease_ms), "Suspension", "unreachable within a lease of the epoch")
         session.unreachable_since = self.at
@@ -466,6 +482,7 @@ class State:
                 self.waiting -= 1
                 if not request.suspended:
                     self.step_out(request)
+        self.keys.discard(session.key_hash)
         del self.sessions[event["session"]]
 
     def on_queued(self, event):
@@ -473,6 +490,7 @@ class State:
         self.new_number(session, event["seq"])
         self.belongs(event)
         waiter = session.requests[event["seq"]] = Request(event, self.record.index, self.at)
+        waiter.hold_asked = event.get("hold_max_ms")
         self.waiting += 1
         self.in_flight(session)
         self.line_up(waiter)
@@ -483,12 +501,13 @@ class State:
         if self.record.command == "acquire":
             self.new_number(session, event["seq"])
             request = Request(event, index, self.at)
+            request.hold_asked = self.record.asked.get("hold_max_ms")
         else:
             request = session.requests.get(event["seq"])
             need(request and request.token is None, "Once", "advance grants what does not wait")
             need(list(request.claims.items()) == claim_dict(event["claims"], ordered=True), FIT,
                  "the claims are not those that wait")
-            need(request.repeats == repeats(event), FIT, "owner, priority, wait_ms, reason or value is not the waiter's")
+            need(request.repeats == repeats(event), FIT, "priority, wait_ms, reason or value is not the waiter's")
             need(not request.suspended, "Admission", "a suspended waiter is granted")
         self.check_exclusion(event, request)
         self.check_admission(request)
@@ -496,7 +515,9 @@ class State:
             need(self.ready and self.ready[0][1] is request, "Admission", "another waiter comes first")
             self.step_out(request)
             self.waiting -= 1
-        request.token = index
+        need(event.get("hold_max_ms") == self.policy.hold_max_ms(request), FIT, "hold_max_ms is not %s",
+             self.policy.hold_max_ms(request))
+        request.token, request.epoch = index, self.record.epoch
         request.hold_deadline = later(self.at, event["hold_max_ms"]) if "hold_max_ms" in event else None
         session.requests[event["seq"]] = request
         self.in_flight(session)
@@ -542,10 +563,30 @@ class State:
         if event["reason"] == "policy":
             over = any(permits > self.policy.capacity(name) for name, (_, permits) in waiter.claims.items())
             need(not waiter.suspended and (over or not waiter.allowed), "Advance", "the policy has nothing against it")
+            need(self.is_its_turn(waiter), "Advance", "ended by policy before its turn")
         del session.requests[event["seq"]]
         self.waiting -= 1
         if not waiter.suspended:
             self.step_out(waiter)
+
+    def is_its_turn(self, waiter):
+        """Advance: it would be granted if it were allowed and asked for no more permits than there are."""
+        if self.paused or (self.ready and self.ready[0][0] < waiter.order):
+            return False
+        for name, (mode, permits) in waiter.claims.items():
+            resource, capacity = self.resources[name], self.policy.capacity(name)
+            claim, others = (mode, permits if permits <= capacity else min(permits, 1)), Others(resource.held)
+            for order, earlier in resource.queue:
+                if order >= waiter.order or not others.admit(claim, capacity):
+                    break
+                others.add(earlier.claims[name])
+            if name in self.delays or not others.admit(claim, capacity):
+                return False
+        return True
+
+    def can_be_undone(self, request):
+        """Suspension: a grant in force, of this epoch, not being revoked."""
+        return request.token is not None and request.epoch == self.record.epoch and not request.revoking
 
     def on_released(self, event):
         grant, command, asked = self.grant(event), self.record.command, self.record.asked
@@ -585,6 +626,9 @@ class State:
         session = self.session(event)
         need((grant.session, grant.seq) == (event["session"], event["seq"]), "Suspension",
              "the grant is another request's")
+        need(event["seq"] == self.record.asked["seq"] and event["session"] == self.record.asked["session"], "Suspension",
+             "the request is not the one that gone names")
+        need(self.can_be_undone(grant), "Suspension", "the grant is of another epoch, or being revoked")
         need(self.record.asked["n"] == session.attached, "Suspension", "n is not that of the last attach")
         self.let_go(grant)
         grant.token = grant.hold_deadline = grant.revoking = None
@@ -592,8 +636,9 @@ class State:
 
     def on_delayed(self, event):
         name, until = event["resource"], micros(event["until"])
-        answered = self.delayed[name] = self.delayed.get(name, 0) + 1
-        need(answered <= self.lost.get(name, 0), "Delay", "%s is delayed and was not lost", ascii(name))
+        need(name not in self.delayed, "Delay", "%s is delayed twice", ascii(name))
+        need(name in self.lost, "Delay", "%s is delayed and was not lost, or is delayed already", ascii(name))
+        self.delayed.add(name)
         need(until == later(self.at, self.policy.rule(name)["lock_delay_ms"]), "Delay", "until is not one delay from now")
         self.delays[name] = (until, until - self.at)
         self.delay_next = min(self.delay_next, until)
@@ -603,6 +648,7 @@ class State:
         self.paused = True
 
     def on_resumed(self, event):
+        need(self.paused, FIT, "resumed and not paused")
         self.paused = False
 
     def on_checkpoint(self, event):

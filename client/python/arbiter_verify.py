@@ -145,6 +145,7 @@ class Verifier:
         self.folder, self.partition = folder, partition
         self.notes, self.counts = [], {"records": 0, "epochs": 0, "sessions": 0, "grants": 0}
         self.index, self.hash = None, ZERO  # the tip
+        self.started = None  # the last epoch_started
         self.at = self.epoch = self.first = self.state = self.rules_from = self.torn = None
         self.began_with_genesis = self.closed = False
         self.mark, self.manifests, self.of_hashes = "durable was not read", {}, {}
@@ -279,6 +280,12 @@ class Verifier:
             raise Wrong("Chain", "the record after the genesis is no epoch_started")
         if record.epoch != self.epoch + (1 if started else 0) or any(e["epoch"] != record.epoch for e in started):
             raise Wrong("Chain", "epoch %d after %d" % (record.epoch, self.epoch))
+        for event in started:
+            if self.started and event["incarnation"] == self.started["incarnation"]:
+                raise Wrong("Chain", "the incarnation of the epoch before")
+            if self.started and event["rules"] < self.started["rules"]:
+                raise Wrong("Chain", "rules lower than in the epoch before")
+            self.started = event
 
     def check_checkpoint(self, record, digest, first, offset):
         """Section 7, Checkpoint: `of`, and the body's hash where the body is at hand (a manifest says that it is whole)."""

@@ -24,7 +24,6 @@ import arbiter_verify  # noqa: E402
 
 PROTOCOL = os.path.join(HERE, os.pardir, "protocol")
 GOLDEN = os.path.join(PROTOCOL, "golden", "log")
-KEY_HASH = hashlib.sha256(b"0123456789abcdef0123456789abcdef").hexdigest()
 ID = "6f1c0e9a5b7d4c3e8a2b1d0f9e8c7b6a"
 ZERO = "0" * 64
 START = datetime.datetime(2026, 11, 22, 14)
@@ -68,14 +67,15 @@ class Log:
 
     def activate(self, rules=1, **more):
         self.epoch += 1
-        return self.add("activate", {"epoch_started": {"epoch": self.epoch, "incarnation": ID, "rules": rules}}, **more)
+        return self.add("activate", {"epoch_started": {"epoch": self.epoch, "incarnation": "%032x" % self.epoch, "rules": rules}}, **more)
 
     def policy(self, *rules, **more):
         return self.add("policy", {"policy": {"sessions_max": 10, "in_flight_max": 4, "lease_ms_max": 86400000,
                                               "rules": list(rules)}}, **more)
 
     def open(self, asked=LEASE, lease=LEASE, change=None, in_flight=4, **more):
-        both = dict({"key_hash": KEY_HASH, "label": "ci-12", "principal": "anonymous", "principal_by": "nobody"}, **more)
+        key_hash = hashlib.sha256(b"%d" % self.index).hexdigest()
+        both = dict({"key_hash": key_hash, "label": "ci-12", "principal": "anonymous", "principal_by": "nobody"}, **more)
         event = dict(both, lease_ms=lease, in_flight_max=in_flight)
         return self.add({"open": dict(both, lease_ms=asked)}, {"opened": dict(event, **(change or {}))})
 
@@ -291,8 +291,8 @@ class Good(Case):
                                         ("a*b*b", "ab", False), ("[a]?", "[a]?", True), ("[a]?", "aa", False)):
             self.assertEqual(arbiter_rules.matches(pattern.split("*"), name), expected, (pattern, name))
 
-    def test_shared_delay_answered_once_or_for_each_loss(self):
-        for answers in (1, 2):
+    def test_delayed_once_for_two_losses(self):
+        for answers in (2, 1):
             log = Log()
             log.policy({"pattern": "*", "lock_delay_ms": 100})
             a, b = log.open(), log.open()
@@ -300,7 +300,19 @@ class Good(Case):
             log.grant(b, 1, [claim(mode="shared")], floor=first)
             now = log.ms + LEASE
             log.tick(session_ended(a, "lease_expired"), session_ended(b, "lease_expired"), *[delayed("r", now + 100)] * answers, ms=now)
-            self.good(log)
+            self.good(log) if answers == 1 else self.bad("Delay", log=log)
+
+    def test_a_delay_that_ends_later_is_left_as_it_is(self):
+        for again in (True, False):
+            log = Log()
+            log.policy({"pattern": "*", "lock_delay_ms": 1000})
+            a, b = log.open(), log.open()
+            one = log.grant(a, 1, [claim(mode="shared")])
+            two = log.grant(b, 1, [claim(mode="shared")], floor=one)
+            log.force(one, released(one, "forced", by="uid:0"), delayed("r", log.ms + 1010), now=True)
+            log.policy({"pattern": "*", "lock_delay_ms": 100})
+            log.force(two, released(two, "forced", by="uid:0"), *[delayed("r", log.ms + 110)] * again, now=True)
+            self.bad("Delay", log=log) if again else self.good(log)
 
 
 class Lines(Case):
@@ -599,6 +611,14 @@ class Chain(Case):
         self.log.activate()
         self.bad("Chain")
         self.log = Log()
+        self.log.epoch = 2
+        self.log.add("activate", {"epoch_started": {"epoch": 2, "incarnation": "%032x" % 1, "rules": 1}})
+        self.bad("Chain")
+        self.log = Log()
+        self.log.epoch = 2
+        self.log.add("activate", {"epoch_started": {"epoch": 2, "incarnation": ID, "rules": 0}})
+        self.bad("Chain")
+        self.log = Log()
         self.log.add("activate", {"epoch_started": {"epoch": 3, "incarnation": ID, "rules": 1}}, epoch=2)
         self.bad("Chain")
 
@@ -647,7 +667,7 @@ class Rules(Case):
                 self.bad(self.FIT)
 
     def test_commands_without_effect(self):
-        for command in ({"close": {"session": 99}}, {"release": {"session": 99, "token": 1}}, {"tick": {"at": at_text(0)}},
+        for command in ({"close": {"session": 99}}, {"release": {"session": 99, "token": 1}}, {"tick": {"at": at_text(20)}},
                         {"gone": {"session": 9, "n": 0, "cause": "closed"}}, {"cancel": {"session": 9, "seq": 1}}):
             self.log.add(command)
         self.good()
@@ -657,8 +677,7 @@ class Rules(Case):
                        dict(reply_to="x"), dict(lease_ms=LEASE + 1)):
             self.again().open(change=change)
             self.bad(self.FIT)
-        for change in (dict(session=self.b), dict(seq=2), dict(claims=[claim("s")]), dict(owner=[self.b, 1]), dict(owner=[self.a, 1]),
-                       dict(priority=1), dict(wait_ms=1), dict(reason="x"), dict(value="x")):
+        for change in (dict(session=self.b), dict(seq=2), dict(claims=[claim("s")]), dict(priority=1), dict(hold_max_ms=1), dict(wait_ms=1), dict(reason="x"), dict(value="x")):
             self.again().queue(self.a, 1, change=change)
             self.bad(self.FIT)
         self.again().queue(self.a, 1, [claim("x"), claim("y")], change=dict(claims=[claim("y"), claim("x")]))
@@ -696,6 +715,30 @@ class Rules(Case):
         self.bad("Sessions")
         self.again().attach(self.a, 0)
         self.bad("Sessions")
+
+    def test_opened(self):
+        self.log.open(key_hash=json.loads(self.log.lines[self.a].decode())["command"]["open"]["key_hash"])
+        self.bad("Sessions")
+        for lease in (100, 101):
+            self.log = Log()
+            self.log.add("policy", {"policy": {"sessions_max": 1, "in_flight_max": 1, "lease_ms_max": 50, "rules": []}})
+            self.log.open(lease=lease)
+            self.good() if lease == 100 else self.bad("Sessions")
+
+    def test_resumed_only_while_paused(self):
+        self.log.add({"resume": {"reason": "", "by": ""}}, {"resumed": {"by": "", "reason": ""}})
+        self.bad(self.FIT)
+
+    def test_hold_max_is_the_smallest(self):
+        rules = {"pattern": "x", "hold_max_ms": 70}, {"pattern": "y", "hold_max_ms": 60}
+        for hold, right in ((60, True), (70, False), (80, False), (50, False), (None, False)):
+            self.again(*rules).grant(self.a, 1, [claim("x"), claim("y")], change=hold and {"hold_max_ms": hold})
+            self.good() if right else self.bad(self.FIT)
+        self.again(*rules).grant(self.a, 1, [claim("x")], hold_max_ms=70)
+        self.log.queue(self.b, 1, [claim("x")], hold_max_ms=90)
+        self.log.release(self.a, self.log.index - 1)
+        self.log.advance(self.b, 1, [claim("x")], hold_max_ms=90)
+        self.bad(self.FIT)
 
     def test_tokens(self):
         token = self.log.grant(self.a, 1)
@@ -884,14 +927,30 @@ class Rules(Case):
         self.bad("Advance")
         self.again({"pattern": "s", "allow": []}).queue(self.a, 1, [claim("r", "permits", 2)])
         self.log.queue(self.b, 1, [claim("s"), claim("r")])
-        self.log.add("advance", ended(self.b, 1, "policy"))
         self.log.add("advance", ended(self.a, 1, "policy"))
+        self.log.add("advance", ended(self.b, 1, "policy"))
         self.good()
         self.log.add("advance", ended(self.a, 2, "policy"))
+        self.bad("Advance")
+        self.again({"pattern": "s", "allow": []}).grant(self.a, 1)
+        self.log.queue(self.b, 1, [claim("s"), claim("r")])
+        self.log.add("advance", ended(self.b, 1, "policy"))  # r is held: it is not its turn
+        self.bad("Advance")
+        token = self.again().grant(self.a, 1)
+        self.log.queue(self.b, 1)
+        self.log.release(self.a, token)
+        self.log.add("advance", ended(self.b, 1, "policy"))
+        self.bad("Advance")
+        self.again().pause()
+        self.log.queue(self.b, 1, [claim("r", "permits", 2)])
+        self.log.add("advance", ended(self.b, 1, "policy"))
         self.bad("Advance")
 
     def test_time_of_a_tick(self):
         self.log.tick(asked=self.log.ms + 11)
+        self.bad("Time")
+        self.again().activate()
+        self.log.tick(asked=self.log.ms - 1)
         self.bad("Time")
         self.again()
         due = self.log.ms + LEASE  # of b; that of a is 10 ms before
@@ -998,7 +1057,24 @@ class Rules(Case):
         token = self.again().grant(self.a, 1)
         self.log.gone(self.a, 0, {"suspended": {"session": self.a, "seq": 1, "token": token}})
         self.bad("Suspension")
-        self.again().gone(self.a, 0, {"unreachable": {"session": self.a, "n": 0}}, seq=1, ms=LEASE * 2)
+        token = self.again().grant(self.a, 1)
+        self.log.gone(self.a, 0, {"unreachable": {"session": self.a, "n": 0}}, seq=1, ms=LEASE * 2)
+        self.bad("Suspension")
+        token = self.again().grant(self.a, 1)
+        self.log.activate()
+        self.log.suspend(self.a, 1, token)
+        self.bad("Suspension")
+        token = self.again().grant(self.a, 1)
+        self.log.revoke(token)
+        self.log.gone(self.a, 0, {"unreachable": {"session": self.a, "n": 0}}, seq=1, ms=LEASE * 2)
+        self.good()
+        token = self.again().grant(self.a, 1)
+        self.log.revoke(token)
+        self.log.suspend(self.a, 1, token)
+        self.bad("Suspension")
+        self.again().grant(self.a, 1)
+        token = self.log.grant(self.a, 2, [claim("s")])
+        self.log.gone(self.a, 0, {"suspended": {"session": self.a, "seq": 2, "token": token}}, seq=1)
         self.bad("Suspension")
         self.again().gone(self.a, 1, session_ended(self.a, "connection_closed"), cause="closed")
         self.bad("Suspension")
@@ -1035,6 +1111,16 @@ class Rules(Case):
         self.log.release(self.a, token)
         self.log.add({"close": {"session": self.a}}, session_ended(self.a, "closed"))
         self.good()
+
+    def test_at_most_1024_delayed(self):
+        for count, right in ((1023, False), (1024, True), (1025, False)):
+            self.again({"pattern": "*", "lock_delay_ms": 1000})
+            a = self.log.open(in_flight=20)
+            names = [str(number) for number in range(17 * 64)]
+            for seq in range(17):
+                self.log.grant(a, seq, [claim(name) for name in names[seq * 64:seq * 64 + 64]])
+            self.log.tick(session_ended(a, "lease_expired"), *[delayed(n, LEASE * 2 + 1000) for n in names[:count]], ms=LEASE * 2)
+            self.good() if right else self.bad("Delay")
 
     def test_partition(self):
         for partition in range(4):

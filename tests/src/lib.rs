@@ -1,5 +1,10 @@
 //! What several test suites need: a service on a folder, and a client that says any bytes at all.
 
+pub mod binary;
+pub mod contract;
+pub mod verifiers;
+
+use arbiterq::log::chain::hash_of;
 use arbiterq::log::file;
 use arbiterq::partition::PartitionConfig;
 use arbiterq::serve::{Listen, ServeConfig, ServeError, serve};
@@ -150,4 +155,52 @@ impl Raw {
         let opened = self.ask(open).await;
         opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}"))
     }
+}
+
+/// Writes a log folder as `client/protocol/log.md` describes it: one segment, and a mark at its last record.
+///
+/// # Panics
+/// If it cannot be written, or a line is no record.
+pub fn write_folder(folder: &Path, lines: &[Vec<u8>]) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let index = |line: &Vec<u8>| serde_json::from_slice::<Value>(line).expect("a record")["index"].as_u64();
+    let first = lines.first().and_then(index).unwrap_or(0);
+    let segment = lines.iter().flat_map(|line| line.iter().copied().chain([b'\n'])).collect::<Vec<u8>>();
+    std::fs::write(folder.join(format!("{first:020}.log")), segment).expect("a segment");
+    write_mark(folder, lines.last().map(Vec::as_slice));
+}
+
+/// Writes the durable mark at the last line.
+///
+/// # Panics
+/// If it cannot be written, or the line is no record.
+pub fn write_mark(folder: &Path, last: Option<&[u8]>) {
+    let mark = match last {
+        Some(line) => {
+            let index = serde_json::from_slice::<Value>(line).expect("JSON")["index"].clone();
+            format!(r#"{{"index":{index},"hash":"{}"}}"#, hash_of(line))
+        }
+        None => r#"{"index":null,"hash":null}"#.to_owned(),
+    };
+    std::fs::write(folder.join("durable"), format!("{mark:<127}\n")).expect("a mark");
+}
+
+/// The whole lines of a log folder, from all its segments.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn log_lines(folder: &Path) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut segments: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+    segments.sort();
+    let mut lines = Vec::new();
+    for segment in segments {
+        let bytes = std::fs::read(segment).expect("a segment");
+        let mut rest = bytes.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            lines.push(rest[..end].to_vec());
+            rest = &rest[end + 1..];
+        }
+    }
+    lines
 }

@@ -64,7 +64,7 @@ async fn holders_and_waiters_survive(checkpoint_records: u64) {
     assert_eq!(hear(&mut two, "alive").await["positions"], serde_json::json!([[1, 1]]));
     // A request that was decided before the restart is answered with its outcome, not decided again.
     one.say(of(a, KEY, &acquire(59, "other"))).await;
-    hear(&mut one, "released").await;
+    assert_eq!(hear(&mut one, "ended").await["reason"], "released");
     one.say(of(a, KEY, &format!(r#""release":{{"token":{held}}}"#))).await;
     assert!(hear(&mut two, "granted").await["token"].as_u64().unwrap() > held);
     service.stop().await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::{Address, Answer, Held, Mark, Outgoing, Partition, Read, Release, Source};
 use crate::log::chain::Sealed;
-use crate::log::record::Event;
+use crate::log::record::{Command, Event};
 use crate::state::{Known, Outcome};
 use arbiterq_client::wire::{
     Done, Ended, Lost, Opened, Reason, Refused, Released, Reply, ReplyBody, Seq, SessionEnded, SessionId,
@@ -52,7 +52,9 @@ impl Partition {
             match event {
                 Event::Opened { .. } => {
                     let id = source.and_then(|source| source.id.clone()).unwrap_or_default();
-                    self.answer_opened(index, index, id);
+                    if let Some(opened) = self.opened(index, id) {
+                        self.tell(index, index, ReplyBody::Opened(opened));
+                    }
                 }
                 Event::Attached { session, .. } => self.answer_alive(index, *session),
                 Event::Queued { session, seq, .. } => {
@@ -85,10 +87,12 @@ impl Partition {
                     let session = before.released.iter().find(|(known, _)| known == token);
                     if let Some((_, session)) = session {
                         let (token, reason) = (*token, *reason);
+                        let asked = &sealed.record.command;
+                        let own = matches!(asked, Command::Release { .. } | Command::Cancel { .. });
                         let body = match by {
                             // Taken without waiting: the holder has to hear that it is no release of its own.
-                            Some(_) => ReplyBody::Lost(Lost { token, reason }),
-                            None => ReplyBody::Released(Released { token, reason }),
+                            Some(_) if !own => ReplyBody::Lost(Lost { token, reason }),
+                            _ => ReplyBody::Released(Released { token, reason }),
                         };
                         self.tell(index, *session, body);
                     }
@@ -122,7 +126,13 @@ impl Partition {
                 Answer::Alive(session) => self.answer_alive(index, session),
                 Answer::Request(session, seq) => self.answer_request(index, session, seq, at),
                 Answer::Token(session, token) => self.answer_token(index, session, token),
-                Answer::Opened { session, id } => self.answer_opened(index, session, id),
+                Answer::Opened { to, session, id } => {
+                    // Its client may be at another address than the session's, and cannot `attach` before it
+                    // knows the number.
+                    if let Some(opened) = self.opened(session, id) {
+                        self.hold(index, Some(to), Some(session), ReplyBody::Opened(opened), None);
+                    }
+                }
                 Answer::Status { to, ask } => {
                     let status = self.state.status(&ask.id, &ask.what, at);
                     self.hold(index, Some(to), None, ReplyBody::Status(status), None);
@@ -144,19 +154,16 @@ impl Partition {
         holders.into_iter().for_each(|session| self.answer_alive(index, session));
     }
 
-    fn answer_opened(&mut self, index: u64, session: SessionId, id: String) {
-        let (Some(known), Some(genesis)) = (self.state.session(session), self.state.genesis()) else {
-            return;
-        };
-        let opened = Opened {
+    fn opened(&self, session: SessionId, id: String) -> Option<Opened> {
+        let (known, genesis) = (self.state.session(session)?, self.state.genesis()?);
+        Some(Opened {
             id,
             session,
             lease_ms: known.lease_ms(),
             in_flight_max: known.in_flight_max(),
             genesis: genesis.log_id,
             partitions: genesis.partitions,
-        };
-        self.tell(index, session, ReplyBody::Opened(opened));
+        })
     }
 
     fn answer_alive(&mut self, index: u64, session: SessionId) {
@@ -175,9 +182,9 @@ impl Partition {
             Known::Waiting => self.state.queued(session, seq, at).map(ReplyBody::Queued),
             Known::Held(token) => self.state.granted(token).map(ReplyBody::Granted),
             Known::Over(Outcome::Refused(reason)) => Some(refused(Some(seq), None, reason)),
-            Known::Over(Outcome::Ended(reason)) => Some(ReplyBody::Ended(Ended { seq, reason })),
-            Known::Over(Outcome::Released(token, reason)) => {
-                Some(ReplyBody::Released(Released { token, reason }))
+            // By its number also where there was a grant: a client that never saw that knows no token of it.
+            Known::Over(Outcome::Ended(reason) | Outcome::Released(_, reason)) => {
+                Some(ReplyBody::Ended(Ended { seq, reason }))
             }
             Known::Forgotten => Some(ReplyBody::Ended(Ended { seq, reason: Reason::Ended })),
             Known::New => None,

@@ -50,7 +50,8 @@ impl Partition {
         let key_hash = hash_of(open.key.secret_bytes());
         if let Some(session) = self.state.session_by_key(&key_hash) {
             if self.state.session(session).is_some_and(|known| known.principal() == principal) {
-                self.read(source, Answer::Opened { session, id: open.id }, now);
+                let opened = |to| Answer::Opened { to, session, id: open.id };
+                self.read(source, source.from.clone().map_or(Answer::Nothing, opened), now);
             } else {
                 source.id = Some(open.id);
                 self.refuse(source, None, Reason::NotYours, now);
@@ -168,9 +169,11 @@ impl Partition {
     /// A letter that a reply came back counts once, and only if this activation sent it.
     fn gone(&mut self, gone: &Gone, source: &Source, now: Uptime) {
         let (session, n) = (gone.session, gone.n);
-        if !self.gones.remove(&gone.nonce) {
+        // They come back in their order, as a rule: it is the first.
+        let Some(sent) = self.gones.iter().position(|nonce| *nonce == gone.nonce) else {
             return self.read(source, Answer::Nothing, now);
-        }
+        };
+        self.gones.remove(sent);
         // Undone only if nothing else that names the grant was ever published, or is held back: then nobody can
         // have seen it.
         let seq = gone.seq.filter(|seq| match self.state.known(session, *seq) {

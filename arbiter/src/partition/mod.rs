@@ -166,8 +166,8 @@ enum Answer {
     Request(SessionId, Seq),
     /// How a grant ended or that it is none, to its session.
     Token(SessionId, Token),
-    /// A repeated `open`.
-    Opened { session: SessionId, id: String },
+    /// A repeated `open`, to where it came from.
+    Opened { to: Address, session: SessionId, id: String },
     /// A look.
     Status { to: Address, ask: StatusAsk },
     /// Something that the state does not change.
@@ -198,7 +198,8 @@ pub struct Partition {
     upto: Option<u64>,
     /// Letters sent and not come back.
     ticks: BTreeMap<Nonce, (Timestamp, Uptime)>,
-    gones: BTreeSet<Nonce>,
+    /// In the order of their sending.
+    gones: VecDeque<Nonce>,
     letters_made: u64,
     secret: [u8; 32],
     /// How many replies name a grant of this epoch; kept where replies can come back.
@@ -219,6 +220,10 @@ struct Unproven {
 
 /// What a proven record lets go.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is an acknowledgement for each reply or so: boxing gains nothing"
+)]
 enum Release {
     Send(Outgoing),
     Ack(u64),
@@ -250,7 +255,7 @@ impl Partition {
             renewals: BTreeMap::new(),
             upto: None,
             ticks: BTreeMap::new(),
-            gones: BTreeSet::new(),
+            gones: VecDeque::new(),
             letters_made: 0,
             secret: [0; 32],
             named: BTreeMap::new(),
@@ -291,9 +296,9 @@ impl Partition {
             return;
         }
         let nonce = self.nonce();
-        self.gones.insert(nonce);
+        self.gones.push_back(nonce);
         if self.gones.len() > LETTERS_MAX {
-            self.gones.pop_first();
+            self.gones.pop_front();
         }
         self.letter(RequestBody::Gone(Gone {
             nonce,
@@ -355,11 +360,11 @@ impl Partition {
             self.tell_holders();
         }
         let proof = Proof::through(index);
-        while self.held.front().is_some_and(|held| held.is_opened_by(&proof)) {
-            match self.held.pop_front().map(|held| held.open(&proof)) {
-                Some(Ok(Release::Send(outgoing))) => self.out.sends.push(outgoing),
-                Some(Ok(Release::Ack(id))) => self.out.acks.push(id),
-                Some(Err(_)) | None => break,
+        while let Some(held) = self.held.pop_front_if(|held| held.is_opened_by(&proof)) {
+            match held.open(&proof) {
+                Ok(Release::Send(outgoing)) => self.out.sends.push(outgoing),
+                Ok(Release::Ack(id)) => self.out.acks.push(id),
+                Err(held) => unreachable!("it was looked at: {held:?}"),
             }
         }
         if activated {
@@ -395,6 +400,14 @@ impl Partition {
             }
             let tick = Tick { nonce, at };
             self.letter(RequestBody::Tick(tick));
+        }
+    }
+
+    /// Nothing more will be delivered: what waits for a record has one now, not at the end of the interval.
+    pub fn finish(&mut self, now: Uptime) {
+        if self.role == Role::Active && !(self.reads.is_empty() && self.renewals.is_empty()) {
+            self.seal(Command::Barrier, Vec::new(), now);
+            self.advance(now);
         }
     }
 

@@ -68,6 +68,7 @@ impl State {
         let mut status = Status {
             id: id.to_owned(),
             genesis: self.genesis.as_ref().map(|genesis| genesis.log_id).unwrap_or_default(),
+            partitions: self.genesis.as_ref().map_or(0, |genesis| genesis.partitions),
             incarnation: self.incarnation.unwrap_or_default(),
             sessions: self.sessions.len() as u64,
             held: self.grants.len() as u64,

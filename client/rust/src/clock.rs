@@ -69,10 +69,11 @@ fn boot_now() -> Micros {
 ///
 /// The runtime's own timers stand still while the machine is suspended; on the boot-time clock this one asks
 /// the kernel for a timer that does not, or, where there is none, looks again every [`LOOK_AGAIN`].
+#[derive(Debug)]
 pub(crate) struct Timer {
     clock: Clock,
     #[cfg(target_os = "linux")]
-    kernel: Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>,
+    kernel: Option<KernelTimer>,
 }
 
 /// How often a timer without the kernel's help looks at the clock.
@@ -84,14 +85,14 @@ impl Timer {
         Self {
             clock,
             #[cfg(target_os = "linux")]
-            kernel: if clock == Clock::Boot { kernel_timer() } else { None },
+            kernel: if clock == Clock::Boot { KernelTimer::new().ok() } else { None },
         }
     }
 
     /// Returns at or shortly after `deadline`; never without one.
     ///
     /// # Cancel safety
-    /// Holds nothing between calls but the kernel's setting, which the next call replaces.
+    /// Holds nothing between calls but the kernel's setting, which wakes too early at worst.
     pub(crate) async fn until(&mut self, deadline: Option<Micros>) {
         let Some(deadline) = deadline else { return std::future::pending().await };
         loop {
@@ -99,41 +100,68 @@ impl Timer {
             if now >= deadline {
                 return;
             }
-            let left = Duration::from_micros(deadline - now);
             #[cfg(target_os = "linux")]
-            if let Some(kernel) = &self.kernel
-                && set(kernel, deadline).is_ok()
+            if let Some(kernel) = &mut self.kernel
+                && kernel.wait(deadline).await.is_ok()
             {
-                if let Ok(mut ready) = kernel.readable().await {
-                    ready.clear_ready();
-                }
                 continue;
             }
+            let left = Duration::from_micros(deadline - now);
             let slice = if self.clock == Clock::Boot { left.min(LOOK_AGAIN) } else { left };
             tokio::time::sleep(slice).await;
         }
     }
 }
 
+/// A timer of the kernel on the boot-time clock.
 #[cfg(target_os = "linux")]
-fn kernel_timer() -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
-    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-    let timer = timerfd_create(TimerfdClockId::Boottime, flags).ok()?;
-    let interest = tokio::io::Interest::READABLE;
-    tokio::io::unix::AsyncFd::with_interest(timer, interest).ok()
+#[derive(Debug)]
+struct KernelTimer {
+    /// Not a pipe: the runtime's type for a readable file that the kernel can poll.
+    file: tokio::net::unix::pipe::Receiver,
+    /// The moment that it is set to, until it has fired. A later one need not be set: it wakes too early then,
+    /// and is set again. That saves a system call for each of many requests a second.
+    set_to: Option<Micros>,
 }
 
 #[cfg(target_os = "linux")]
-fn set(timer: &tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>, deadline: Micros) -> rustix::io::Result<()> {
-    use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
-    let at = |micros: Micros| Timespec {
-        tv_sec: (micros / 1_000_000).try_into().unwrap_or(i64::MAX),
-        tv_nsec: (micros % 1_000_000 * 1000).try_into().unwrap_or(0),
-    };
-    let setting = Itimerspec { it_interval: at(0), it_value: at(deadline) };
-    // Setting it again also forgets an expiry that nobody has read.
-    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &setting).map(drop)
+impl KernelTimer {
+    fn new() -> std::io::Result<Self> {
+        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+        let file = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(timer)?;
+        Ok(Self { file, set_to: None })
+    }
+
+    /// Returns at `deadline`, or earlier.
+    async fn wait(&mut self, deadline: Micros) -> std::io::Result<()> {
+        if self.set_to.is_none_or(|set_to| deadline < set_to) {
+            self.set(deadline)?;
+        }
+        loop {
+            self.file.readable().await?;
+            match self.file.try_read(&mut [0; 8]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => {
+                    self.set_to = None;
+                    return read.map(drop);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, deadline: Micros) -> std::io::Result<()> {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
+        let at = |micros: Micros| Timespec {
+            tv_sec: (micros / 1_000_000).try_into().unwrap_or(i64::MAX),
+            tv_nsec: (micros % 1_000_000 * 1000).try_into().unwrap_or(0),
+        };
+        let setting = Itimerspec { it_interval: at(0), it_value: at(deadline.max(1)) };
+        timerfd_settime(&self.file, TimerfdTimerFlags::ABSTIME, &setting)?;
+        self.set_to = Some(deadline);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

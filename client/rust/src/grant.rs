@@ -204,7 +204,8 @@ impl Grant {
         if let Some(outcome) = self.outcome.get() {
             return Ok(*outcome);
         }
-        let lost_before = self.check().err();
+        // What our own earlier call set, dropped before its answer came, is no loss.
+        let lost_before = self.check().err().filter(|lost| lost.reason != Reason::Released);
         let (done, answered) = oneshot::channel();
         self.let_go.store(true, Ordering::Relaxed);
         // By our own word it is not held from here on.

@@ -62,6 +62,8 @@ impl Ticket {
                 }
             }
             self.view.changed().await.ok()?;
+            // Waiting for it has marked it as seen, and nobody has looked at it yet.
+            self.view.mark_changed();
         }
     }
 

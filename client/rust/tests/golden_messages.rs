@@ -1,6 +1,8 @@
 //! Every message kind against its golden file in `client/protocol/golden/messages/`, which the clients of all
 //! languages are tested against. `UPDATE=1` writes the files anew; a difference is a change of the format.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
 use arbiterq_client::wire::{
     Acquire, Alive, Attach, Auth, Cancel, Cause, Claim, Close, Done, Ended, ForceRelease, Gone, Granted,
     Hash, HeldBy, KeepAlive, LogId, Lost, Mode, Nonce, Nudge, Open, Opened, OwnerRef, Pause, Queued, Reason,
@@ -142,7 +144,7 @@ fn status_full(genesis: LogId, incarnation: Nonce) -> Status {
         position: 1,
         mode: Mode::Shared,
         permits: None,
-        session: other.clone(),
+        session: other,
         seq: 1,
         waited_ms: 30_000,
         priority: 0,
@@ -164,6 +166,7 @@ fn status_full(genesis: LogId, incarnation: Nonce) -> Status {
     Status {
         id: "s-2".into(),
         genesis,
+        partitions: 2,
         incarnation,
         sessions: 2,
         held: 2,

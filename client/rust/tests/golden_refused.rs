@@ -1,6 +1,8 @@
 //! What decoding refuses, and with which reason: `client/protocol/golden/refused/`, a message a file, and
 //! `refused.json` beside it, which says what each gets. `UPDATE=1` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
 use arbiterq_client::wire::{DecodeError, Reason, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -20,7 +20,7 @@ pub enum OpenError {
     },
     /// What was acknowledged is not there as it was written.
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(#[from] Box<Damage>),
     /// The caller refused a record that is intact.
     #[error(
         "{}, line {line} (index {index}): {reason}; the record is intact; nothing was changed", .file.display()
@@ -189,5 +189,5 @@ pub enum ReadError {
     Io(#[from] IoFailure),
     /// What is there is not what was written.
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(#[from] Box<Damage>),
 }

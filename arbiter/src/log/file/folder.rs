@@ -45,12 +45,9 @@ pub fn segments(dir: &Path) -> Result<Vec<Segment>, ReadError> {
     for name in names(dir)? {
         let Some(stem) = name.strip_suffix(".log") else { continue };
         let path = dir.join(&name);
-        let first = numbered(stem).ok_or_else(|| Damage {
-            file: path.clone(),
-            line: None,
-            index: None,
-            kind: DamageKind::SegmentStray,
-            durable: None,
+        let first = numbered(stem).ok_or_else(|| {
+            let (file, kind) = (path.clone(), DamageKind::SegmentStray);
+            Box::new(Damage { file, line: None, index: None, kind, durable: None })
         })?;
         segments.push(Segment { first, path: path.into() });
     }

@@ -44,7 +44,8 @@ impl Mark {
     /// Missing, not as it was written, or the system's.
     pub fn read(dir: &Path) -> Result<Option<Self>, ReadError> {
         let path = path(dir);
-        let damaged = |kind| Damage { file: path.clone(), line: None, index: None, kind, durable: None };
+        let damaged =
+            |kind| Box::new(Damage { file: path.clone(), line: None, index: None, kind, durable: None });
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == ErrorKind::NotFound => return Err(damaged(DamageKind::MarkMissing).into()),

@@ -32,8 +32,10 @@ pub(super) fn recover(dir: &Path, options: &Options, replay: Replay<'_>) -> Resu
     let lock = lock(dir)?;
     let segments = folder::segments(dir).map_err(broadened)?;
     let mark = match Mark::read(dir) {
-        Err(ReadError::Damaged(Damage { kind: DamageKind::MarkMissing, .. }))
-            if segments.is_empty() && checkpoint::list(dir)?.is_empty() =>
+        Err(ReadError::Damaged(damage))
+            if damage.kind == DamageKind::MarkMissing
+                && segments.is_empty()
+                && checkpoint::list(dir)?.is_empty() =>
         {
             Mark::create(dir)?;
             None
@@ -120,7 +122,7 @@ struct Pending {
 
 impl<'a> Scan<'a> {
     /// The mark was synced before every segment but the first.
-    fn check_mark(&self) -> Result<(), Damage> {
+    fn check_mark(&self) -> Result<(), Box<Damage>> {
         let Some(last) = self.segments.last() else {
             return match self.mark {
                 None => Ok(()),
@@ -134,14 +136,14 @@ impl<'a> Scan<'a> {
         if behind { Err(self.mark_behind(last.first.saturating_sub(1))) } else { Ok(()) }
     }
 
-    fn mark_behind(&self, at_least: u64) -> Damage {
+    fn mark_behind(&self, at_least: u64) -> Box<Damage> {
         self.damage(&mark::path(self.dir), None, DamageKind::MarkBehind { at_least })
     }
 
     /// Damage of a file as a whole.
-    fn damage(&self, file: &Path, index: Option<u64>, kind: DamageKind) -> Damage {
+    fn damage(&self, file: &Path, index: Option<u64>, kind: DamageKind) -> Box<Damage> {
         let durable = self.mark.map(|m| m.index);
-        Damage { file: file.to_path_buf(), line: None, index, kind, durable }
+        Box::new(Damage { file: file.to_path_buf(), line: None, index, kind, durable })
     }
 
     /// Hands the newest usable checkpoint on, or the start.
@@ -328,7 +330,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next segment, if there is one, must begin where this one ends.
-    fn check_next_segment(&self, lines: &Lines, next_index: u64) -> Result<(), Damage> {
+    fn check_next_segment(&self, lines: &Lines, next_index: u64) -> Result<(), Box<Damage>> {
         let Some(next) = self.segments.get(lines.segment + 1) else { return Ok(()) };
         let (file, kind) = match next.first.cmp(&next_index) {
             std::cmp::Ordering::Equal => return Ok(()),
@@ -342,11 +344,12 @@ impl<'a> Scan<'a> {
         Err(self.damage(file, Some(next.first), kind))
     }
 
-    fn damage_at(&self, fault: Fault) -> Result<Damage, IoFailure> {
+    fn damage_at(&self, fault: Fault) -> Result<Box<Damage>, IoFailure> {
         let file = Segment::named(self.dir, fault.at.segment).path;
         let line = Some(line_number(&file, fault.at.offset)?);
         let durable = self.mark.map(|m| m.index);
-        Ok(Damage { file: file.to_path_buf(), line, index: Some(fault.index), kind: fault.kind, durable })
+        let index = Some(fault.index);
+        Ok(Box::new(Damage { file: file.to_path_buf(), line, index, kind: fault.kind, durable }))
     }
 
     /// Damage, or a torn end that may be cut.
@@ -461,6 +464,10 @@ struct Lines {
 }
 
 /// What a look at the next line gave.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is almost always the large one"
+)]
 enum Found {
     /// A line, and the record in it.
     Line(Position, Result<Sealed, DamageKind>),

@@ -110,13 +110,13 @@ impl FileLogReader {
         }
     }
 
-    fn damage_at(&self, at: Position, index: u64, kind: DamageKind) -> Result<Damage, IoFailure> {
+    fn damage_at(&self, at: Position, index: u64, kind: DamageKind) -> Result<Box<Damage>, IoFailure> {
         let file = Segment::named(&self.dir, at.segment).path;
         let line = line_number(&file, at.offset)?;
         Ok(self.damage(&file, Some(line), Some(index), kind))
     }
 
-    fn damage(&self, file: &Path, line: Option<u64>, index: Option<u64>, kind: DamageKind) -> Damage {
-        Damage { file: file.to_path_buf(), line, index, kind, durable: self.through }
+    fn damage(&self, file: &Path, line: Option<u64>, index: Option<u64>, kind: DamageKind) -> Box<Damage> {
+        Box::new(Damage { file: file.to_path_buf(), line, index, kind, durable: self.through })
     }
 }

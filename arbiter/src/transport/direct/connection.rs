@@ -150,11 +150,13 @@ impl Hub {
 async fn write_channel(replies: mpsc::Sender<Line>, connection: Arc<Connection>) {
     loop {
         connection.wake.notified().await;
-        let bytes = std::mem::take(&mut connection.outbox().bytes);
+        let mut bytes = Vec::new();
+        connection.take_out(&mut bytes);
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             if replies.send(line.to_vec()).await.is_err() {
                 return;
             }
+            connection.written(line.len() + 1);
         }
         if connection.dropped.load(Ordering::Acquire) {
             return;
@@ -168,7 +170,7 @@ async fn write(wire: Arc<Wire>, connection: Arc<Connection>) {
         connection.wake.notified().await;
         loop {
             if pending.is_empty() {
-                std::mem::swap(&mut pending, &mut connection.outbox().bytes);
+                connection.take_out(&mut pending);
             }
             if pending.is_empty() {
                 break;
@@ -176,7 +178,10 @@ async fn write(wire: Arc<Wire>, connection: Arc<Connection>) {
             let mut written = 0;
             while written < pending.len() {
                 match wire.try_write(&pending[written..]) {
-                    Ok(bytes) => written += bytes,
+                    Ok(bytes) => {
+                        written += bytes;
+                        connection.written(bytes);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::select! {
                             ready = wire.writable() => if ready.is_err() { return },

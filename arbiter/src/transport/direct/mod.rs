@@ -18,6 +18,7 @@ use arbiterq_client::wire::Reply;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Replies that wait for a client that does not read; at the bound its connection is dropped.
@@ -27,8 +28,14 @@ pub const INBOX_MAX: usize = 4096;
 /// What one reader hands on before a letter passes it, though more may have arrived meanwhile.
 pub const SWEEP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// A client that takes nothing for so long keeps nobody from stopping.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a stop looks whether all is written.
+const FLUSH_LOOK: Duration = Duration::from_millis(1);
+
 /// What a partition's loop takes from the transport, in the queue's order.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub enum Inbound {
     /// A message.
     Delivery(Delivery),
@@ -66,6 +73,8 @@ struct Connection {
 #[derive(Default)]
 struct Outbox {
     bytes: Vec<u8>,
+    /// What the writer has taken out and not written yet.
+    writing: usize,
 }
 
 impl Hub {
@@ -99,10 +108,11 @@ impl Hub {
         connection.is_some_and(|connection| connection.push(reply))
     }
 
-    /// Delivers a letter to a partition's own queue, behind everything that has arrived by now.
-    pub async fn post(&self, partition: u32, request: arbiterq_client::wire::Request) {
+    /// Delivers a letter to a partition's own queue, behind everything that has arrived by now. Never waits: what
+    /// is to be delivered before it may wait for the caller to take from its inbox.
+    pub fn post(&self, partition: u32, request: arbiterq_client::wire::Request) {
         // Full only while letters are being delivered already; the partition sends a tick again.
-        let _ = self.sweeps.send(sweep::Letter { partition, request }).await;
+        let _ = self.sweeps.try_send(sweep::Letter { partition, request });
     }
 
     /// A partition began an epoch.
@@ -139,13 +149,20 @@ impl Hub {
         self.lock().values().for_each(|connection| connection.drop_by_us());
     }
 
-    /// Waits until every connection's replies are written, or its client does not read.
+    /// Waits until the replies of all connections are written, or the clients that are left do not read: nobody
+    /// has taken anything for [`FLUSH_PATIENCE`].
     pub async fn flushed(&self) {
-        let connections: Vec<_> = self.lock().values().cloned().collect();
-        for connection in connections {
-            while !connection.outbox().bytes.is_empty() && !connection.dropped.load(Ordering::Acquire) {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        let mut connections: Vec<_> = self.lock().values().cloned().collect();
+        let (mut left, mut patience) = (usize::MAX, FLUSH_PATIENCE);
+        while !patience.is_zero() {
+            connections.retain(|connection| connection.unwritten() > 0);
+            let now_left = connections.iter().map(|connection| connection.unwritten()).sum();
+            if now_left == 0 {
+                return;
             }
+            patience = if now_left < left { FLUSH_PATIENCE } else { patience.saturating_sub(FLUSH_LOOK) };
+            left = now_left;
+            tokio::time::sleep(FLUSH_LOOK).await;
         }
     }
 
@@ -186,6 +203,25 @@ impl Connection {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes out what is to be written next; `pending`, which is empty, is filled from then on.
+    fn take_out(&self, pending: &mut Vec<u8>) {
+        let mut outbox = self.outbox();
+        std::mem::swap(pending, &mut outbox.bytes);
+        outbox.writing = pending.len();
+    }
+
+    /// So many bytes of it are.
+    fn written(&self, bytes: usize) {
+        let mut outbox = self.outbox();
+        outbox.writing = outbox.writing.saturating_sub(bytes);
+    }
+
+    /// Bytes that may still reach the client.
+    fn unwritten(&self) -> usize {
+        let outbox = self.outbox();
+        if self.dropped.load(Ordering::Acquire) { 0 } else { outbox.bytes.len() + outbox.writing }
+    }
+
     /// Adds a reply to what the writer will write. A client that does not read is dropped, not waited for.
     fn push(&self, reply: &Reply) -> bool {
         if self.dropped.load(Ordering::Acquire) {
@@ -193,7 +229,7 @@ impl Connection {
         }
         let line = reply.encode();
         let mut outbox = self.outbox();
-        if outbox.bytes.len() + line.len() > OUTBOX_BYTES_MAX {
+        if outbox.bytes.len() + outbox.writing + line.len() > OUTBOX_BYTES_MAX {
             drop(outbox);
             tracing::warn!(
                 address = %self.address,
@@ -214,5 +250,29 @@ impl Connection {
         self.dropped.store(true, Ordering::Release);
         self.drop_now.notify_one();
         self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arbiterq_client::wire::{Nonce, Nudge, Request, RequestBody};
+
+    #[tokio::test]
+    async fn a_partition_that_takes_nothing_does_not_stop_the_loops_that_write_letters() {
+        let (one, _taken) = mpsc::channel(INBOX_MAX);
+        let (stuck, mut stuck_inbox) = mpsc::channel(1);
+        let hub = Hub::new(Nonce([1; 16]).to_string(), vec![one, stuck.clone()], 10);
+        stuck.try_send(Inbound::Closed("direct.x.0".into())).unwrap();
+        let letter =
+            |partition| Request { partition, auth: None, body: RequestBody::Nudge(Nudge::default()) };
+        // A loop that waited here would not empty the inbox for which the letters wait.
+        for _ in 0..200 {
+            hub.post(1, letter(1));
+            hub.post(0, letter(0));
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(stuck_inbox.recv().await, Some(Inbound::Closed(_))));
+        assert!(matches!(stuck_inbox.recv().await, Some(Inbound::Delivery(_))), "letters go on afterwards");
     }
 }

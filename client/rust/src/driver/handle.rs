@@ -9,8 +9,8 @@ use crate::wire::{
     Reason, RequestBody, ResourceName, SessionId, SessionKey, Status, StatusAsk, StatusWhat, partition_of,
 };
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -77,6 +77,18 @@ struct Shared {
     partitions: AtomicU64,
 }
 
+/// What the driver keeps of its own handle: it keeps nothing alive.
+pub(crate) struct WeakHandle(Weak<Shared>);
+
+impl WeakHandle {
+    /// Called by the driver when it learns the count.
+    pub(crate) fn partitions_known(&self, partitions: u32) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.partitions.store(partitions.into(), Ordering::Release);
+        }
+    }
+}
+
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle").field("place", &self.shared.place).finish_non_exhaustive()
@@ -89,6 +101,10 @@ impl Handle {
         let permits = Arc::new(Semaphore::new(COMMANDS_MAX));
         let shared = Shared { place, permits, next: AtomicU64::new(1), partitions: AtomicU64::new(0) };
         (Self { clock, commands, shared: Arc::new(shared) }, received)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.shared))
     }
 
     /// Never blocks. A driver that has ended has nothing left to be told.
@@ -132,11 +148,6 @@ impl Handle {
 
     pub(crate) async fn partition_of(&self, resource: &ResourceName) -> Result<u32, Error> {
         Ok(partition_of(resource, self.partitions().await?))
-    }
-
-    /// Called by the driver when it learns the count.
-    pub(crate) fn partitions_known(&self, partitions: u32) {
-        self.shared.partitions.store(partitions.into(), Ordering::Release);
     }
 
     pub(crate) async fn partitions(&self) -> Result<u32, Error> {

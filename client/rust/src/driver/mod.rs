@@ -1,14 +1,441 @@
-//! One task a client.
+//! One task a client: it owns the cores and the connection, and does what the cores say.
+//!
+//! The API talks to it by commands ([`handle`]); what a user waits for is in [`requests`]; which connection there
+//! is, and when another is made, in [`line`]. No rule of the protocol is here: those are in [`crate::core`].
 
 mod handle;
+mod line;
+mod requests;
 
 pub(crate) use handle::{Command, Handle};
 
 use crate::client::{Config, Place};
-use crate::error::Error;
+use crate::clock::{Clock, Micros, Timer, micros};
+use crate::core::{Event, Output, RequestId, SessionConfig, SessionCore};
+use crate::error::{Error, ErrorKind};
+use crate::transport::{ConnectionId, Incoming};
+use crate::wire::{
+    Reply, ReplyBody, Request, RequestBody, SessionId, SessionKey, Status, StatusAsk, StatusWhat,
+};
+use handle::{ANSWER_TIMEOUT, CLOSE_TIMEOUT};
+use line::Line;
+use requests::Requests;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+/// Batches of replies that wait for the driver; at the bound the connection is not read.
+const INCOMING_MAX: usize = 64;
+/// Commands taken at once.
+const BATCH_MAX: usize = 256;
 
 /// Connects and starts the task.
 pub(crate) async fn start(place: Place, config: Config) -> Result<Handle, Error> {
-    let _ = (place, config);
-    Err(Error::closed())
+    let shown = match &place {
+        Place::At(url) => url.to_string(),
+        Place::Here(_) => "this program".to_owned(),
+    };
+    let (handle, commands) = Handle::new(config.clock, shown.clone());
+    let (ready, is_ready) = oneshot::channel();
+    let (incoming_sender, incoming) = mpsc::channel(INCOMING_MAX);
+    let seed = random::<8>().map_or(0, u64::from_le_bytes);
+    let driver = Driver {
+        clock: config.clock,
+        line: Line::new(place, config.presence, seed, incoming_sender),
+        incoming,
+        place: shown,
+        cores: BTreeMap::new(),
+        requests: Requests::default(),
+        asks: BTreeMap::new(),
+        sessions_wanted: Vec::new(),
+        closers: Vec::new(),
+        closing: None,
+        open: BTreeSet::new(),
+        ready: Some(ready),
+        give_up_at: config.clock.now() + micros(ANSWER_TIMEOUT),
+        partitions_known: {
+            let handle = handle.downgrade();
+            Box::new(move |partitions| handle.partitions_known(partitions))
+        },
+        seed,
+        config,
+    };
+    tokio::spawn(driver.run(commands));
+    // The task answers, or has ended with the runtime.
+    is_ready.await.unwrap_or_else(|_| Err(Error::closed())).map(|()| handle)
 }
+
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).ok().map(|()| bytes)
+}
+
+/// A question that is answered by its id.
+struct Asked {
+    request: Request,
+    done: Answer,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+enum Answer {
+    Operate(oneshot::Sender<Result<Option<Status>, Error>>),
+    Partitions(oneshot::Sender<Result<u32, Error>>),
+}
+
+type SessionSender = oneshot::Sender<Result<(SessionId, SessionKey), Error>>;
+
+struct Driver {
+    config: Config,
+    clock: Clock,
+    place: String,
+    line: Line,
+    incoming: mpsc::Receiver<(ConnectionId, Incoming)>,
+    cores: BTreeMap<u32, SessionCore>,
+    requests: Requests,
+    asks: BTreeMap<String, Asked>,
+    sessions_wanted: Vec<(u32, SessionSender, OwnedSemaphorePermit)>,
+    closers: Vec<oneshot::Sender<()>>,
+    /// When closing is given up.
+    closing: Option<Micros>,
+    /// Cores that are not closed.
+    open: BTreeSet<u32>,
+    /// Whoever waits for the first connection, and until when.
+    ready: Option<oneshot::Sender<Result<(), Error>>>,
+    give_up_at: Micros,
+    partitions_known: Box<dyn Fn(u32) + Send>,
+    seed: u64,
+}
+
+impl Driver {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut timer = Timer::new(self.clock);
+        let mut batch = Vec::new();
+        let mut commands_end = false;
+        let now = self.clock.now();
+        if self.config.session {
+            self.core(0).want_session(now);
+        }
+        loop {
+            self.settle(self.clock.now());
+            if self.is_over(commands_end) {
+                return;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                got = self.incoming.recv() => {
+                    // The line keeps a sender of its own: this never ends.
+                    if let Some((connection, incoming)) = got {
+                        self.heard(connection, incoming);
+                    }
+                }
+                taken = commands.recv_many(&mut batch, BATCH_MAX), if !commands_end => {
+                    if taken == 0 {
+                        commands_end = true;
+                        self.close(None);
+                    }
+                    let now = self.clock.now();
+                    batch.drain(..).for_each(|command| self.command(command, now));
+                }
+                connected = self.line.connected() => self.connected(connected),
+                () = timer.until(wake) => {}
+            }
+        }
+    }
+
+    fn is_over(&mut self, commands_end: bool) -> bool {
+        let now = self.clock.now();
+        let closed = self.closing.is_some_and(|until| self.open.is_empty() || now >= until);
+        if closed {
+            // A session whose end was not heard in time is left to its lease. Waited for any longer, it would keep
+            // a moment of the past as the next to wake at, and the loop would never pause.
+            self.open.clear();
+            for done in self.closers.drain(..) {
+                let _ = done.send(());
+            }
+            self.line.drop_all();
+        }
+        closed && commands_end
+    }
+
+    fn next_wake(&self) -> Option<Micros> {
+        let cores = self.cores.values().filter_map(SessionCore::next_wake);
+        let closing = self.closing.filter(|_| !self.open.is_empty());
+        let starting = self.ready.as_ref().map(|_| self.give_up_at);
+        let line = self.line.next_attempt();
+        cores.chain([closing, starting, line].into_iter().flatten()).min()
+    }
+
+    /// Brings everything up to the present: times, what the cores want, the connection.
+    fn settle(&mut self, now: Micros) {
+        let due: Vec<u32> = self.cores.keys().copied().collect();
+        for partition in due {
+            let core = self.core(partition);
+            if core.next_wake().is_some_and(|at| at <= now) {
+                core.tick(now);
+            }
+            self.drain(partition, now);
+        }
+        self.asks.retain(|_, asked| match &asked.done {
+            Answer::Operate(done) => !done.is_closed(),
+            Answer::Partitions(done) => !done.is_closed(),
+        });
+        self.sessions_wanted.retain(|(_, done, _)| !done.is_closed());
+        if self.ready.is_some() && now >= self.give_up_at {
+            let met = self.line.last_error().unwrap_or("no answer within three seconds").to_owned();
+            self.started(Err(Error::no_arbiter(&self.place, met)));
+        }
+        let wanted = self.ready.is_some()
+            || !self.asks.is_empty()
+            || self.cores.values().any(|core| core.wants_connection(now));
+        if self.closing.is_none() || !self.open.is_empty() {
+            self.line.want(wanted, now);
+        }
+        if self.cores.values().all(SessionCore::settled) {
+            self.line.drop_earlier();
+        }
+        if !self.line.flush() {
+            self.disconnected(now);
+        }
+    }
+
+    fn core(&mut self, partition: u32) -> &mut SessionCore {
+        if !self.cores.contains_key(&partition) {
+            let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            let mut core = SessionCore::new(SessionConfig {
+                partition,
+                label: self.config.label.clone(),
+                lease_ms: ms(self.config.lease),
+                fail_fast_ms: self.config.fail_fast.map(ms),
+                jitter: self.seed ^ u64::from(partition),
+            });
+            if let Some(address) = self.line.address() {
+                core.connected(self.clock.now(), address);
+            }
+            self.open.insert(partition);
+            self.cores.insert(partition, core);
+        }
+        self.cores.get_mut(&partition).unwrap_or_else(|| unreachable!("it was put there"))
+    }
+
+    fn command(&mut self, command: Command, now: Micros) {
+        match command {
+            Command::Acquire { request, partition, ask, view, decided, handle, permit } => {
+                // The permit bounds what waits in the channel; the core bounds what waits in it.
+                drop(permit);
+                if self.closing.is_some() {
+                    let _ = decided.send(Err(Error::closed()));
+                    return;
+                }
+                self.requests.ask(request, partition, &ask, view, decided, handle);
+                self.core(partition).acquire(now, request, ask);
+                self.drain(partition, now);
+            }
+            Command::Withdraw { request, done } => {
+                if let Some(partition) = self.requests.withdrawing(request, done) {
+                    self.core(partition).cancel(now, request);
+                    self.drain(partition, now);
+                }
+            }
+            Command::GiveBack { request, done } => {
+                if let Some(partition) = self.requests.giving_back(request, done) {
+                    self.core(partition).release(now, request);
+                    self.drain(partition, now);
+                    self.requests.forget_if_lost(request);
+                }
+            }
+            Command::Operate { partition, id, body, done, permit } => {
+                let request = Request { partition, auth: None, body };
+                self.ask(id, request, Answer::Operate(done), Some(permit));
+            }
+            Command::Partitions { done, permit } => {
+                let id = "partitions".to_owned() + &self.asks.len().to_string();
+                let body = RequestBody::Status(StatusAsk { id: id.clone(), what: StatusWhat::Summary });
+                let request = Request { partition: 0, auth: None, body };
+                self.ask(id, request, Answer::Partitions(done), Some(permit));
+            }
+            Command::Session { partition, done, permit } => {
+                let core = self.core(partition);
+                match core.session() {
+                    Some((session, key)) => drop(done.send(Ok((session, key.clone())))),
+                    None => {
+                        core.want_session(now);
+                        self.sessions_wanted.push((partition, done, permit));
+                        self.drain(partition, now);
+                    }
+                }
+            }
+            Command::Close { done } => self.close(Some(done)),
+        }
+    }
+
+    fn ask(&mut self, id: String, request: Request, done: Answer, permit: Option<OwnedSemaphorePermit>) {
+        self.line.send(&request);
+        self.asks.insert(id, Asked { request, done, _permit: permit });
+    }
+
+    fn close(&mut self, done: Option<oneshot::Sender<()>>) {
+        let now = self.clock.now();
+        self.closers.extend(done);
+        if self.closing.is_some() {
+            return;
+        }
+        self.closing = Some(now + micros(CLOSE_TIMEOUT));
+        for partition in self.cores.keys().copied().collect::<Vec<_>>() {
+            self.core(partition).close(now);
+            self.drain(partition, now);
+        }
+    }
+
+    fn heard(&mut self, connection: ConnectionId, incoming: Incoming) {
+        let now = self.clock.now();
+        match incoming {
+            Incoming::Replies(replies) => {
+                for reply in replies {
+                    self.reply(&reply, now);
+                }
+            }
+            Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
+            Incoming::Ended => self.line.earlier_ended(connection),
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply, now: Micros) {
+        let id = match &reply.body {
+            ReplyBody::Done(done) => Some(&done.id),
+            ReplyBody::Status(status) => Some(&status.id),
+            ReplyBody::Refused(refused) => refused.id.as_ref(),
+            _ => None,
+        };
+        if let Some(asked) = id.and_then(|id| self.asks.remove(id)) {
+            self.answer(asked, &reply.body);
+            return;
+        }
+        if self.cores.contains_key(&reply.partition) {
+            self.core(reply.partition).reply(now, reply);
+            self.drain(reply.partition, now);
+        }
+    }
+
+    fn answer(&mut self, asked: Asked, body: &ReplyBody) {
+        let refused = match body {
+            ReplyBody::Refused(refused) => Some(requests::refused(refused.reason, &refused.detail)),
+            _ => None,
+        };
+        let status = match body {
+            ReplyBody::Status(status) => Some(status.clone()),
+            _ => None,
+        };
+        match asked.done {
+            Answer::Operate(done) => drop(done.send(refused.map_or(Ok(status), Err))),
+            Answer::Partitions(done) => {
+                let partitions = status.map(|status| status.partitions).unwrap_or(1);
+                if refused.is_none() {
+                    (self.partitions_known)(partitions);
+                }
+                let _ = done.send(refused.map_or(Ok(partitions), Err));
+            }
+        }
+    }
+
+    fn connected(&mut self, connected: bool) {
+        let now = self.clock.now();
+        if !connected {
+            // Nobody listens: whoever waits for the first connection hears it at once, the others are tried for.
+            if self.ready.is_some()
+                && let Some(met) = self.line.refused().map(str::to_owned)
+            {
+                self.started(Err(Error::no_arbiter(&self.place, met)));
+            }
+            return;
+        }
+        for partition in self.cores.keys().copied().collect::<Vec<_>>() {
+            if let Some(address) = self.line.address() {
+                self.core(partition).connected(now, address);
+                self.drain(partition, now);
+            }
+        }
+        self.asks.values().for_each(|asked| self.line.send(&asked.request));
+        if !self.config.session {
+            self.started(Ok(()));
+        }
+    }
+
+    fn disconnected(&mut self, now: Micros) {
+        self.line.lost(now);
+        for partition in self.cores.keys().copied().collect::<Vec<_>>() {
+            self.core(partition).disconnected(now);
+            self.drain(partition, now);
+        }
+    }
+
+    fn started(&mut self, how: Result<(), Error>) {
+        if let Some(ready) = self.ready.take() {
+            let failed = how.is_err();
+            let _ = ready.send(how);
+            if failed {
+                self.close(None);
+                self.closing = Some(0);
+            }
+        }
+    }
+
+    /// Does what a core says.
+    fn drain(&mut self, partition: u32, now: Micros) {
+        while let Some(output) = self.core(partition).poll() {
+            match output {
+                Output::Send(request) => self.line.send(&request),
+                Output::KeyWanted => match random() {
+                    Some(bits) => self.core(partition).open(now, SessionKey::random(bits)),
+                    None => tracing::error!("the system gives no random numbers: no session can be opened"),
+                },
+                Output::AttachWanted { fresh: true } => self.line.want_another(),
+                Output::AttachWanted { fresh: false } => {
+                    if let Some(address) = self.line.address() {
+                        self.core(partition).connected(now, address);
+                    }
+                }
+                Output::Event(event) => self.event(partition, event),
+            }
+        }
+    }
+
+    fn event(&mut self, partition: u32, event: Event) {
+        match event {
+            Event::SessionOpened { partitions, .. } => {
+                (self.partitions_known)(partitions);
+                self.answer_sessions(partition, None);
+                self.started(Ok(()));
+            }
+            Event::OpenRefused { reason, detail } => {
+                let error = requests::refused(reason, &detail);
+                self.answer_sessions(partition, Some(&error));
+                self.started(Err(error));
+            }
+            Event::SessionEnded { session, reason } => {
+                tracing::debug!(partition, session, %reason, "the session is over");
+            }
+            Event::Closed => {
+                self.open.remove(&partition);
+                self.answer_sessions(partition, Some(&Error::closed()));
+            }
+            other => self.requests.event(partition, other),
+        }
+    }
+
+    fn answer_sessions(&mut self, partition: u32, error: Option<&Error>) {
+        let session = self.core(partition).session().map(|(session, key)| (session, key.clone()));
+        let waiting = std::mem::take(&mut self.sessions_wanted);
+        for (wanted, done, permit) in waiting {
+            if wanted != partition {
+                self.sessions_wanted.push((wanted, done, permit));
+                continue;
+            }
+            let missing = || Error::new(ErrorKind::SessionEnded, "the session is over");
+            let answer = error.cloned().map_or_else(|| session.clone().ok_or_else(missing), Err);
+            let _ = done.send(answer);
+        }
+    }
+}
+
+/// What the API calls a request.
+pub(crate) type Number = RequestId;

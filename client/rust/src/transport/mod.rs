@@ -3,6 +3,10 @@
 //! Nothing here knows what a line says. A line that is no message is the driver's business; a line that is too
 //! long breaks the connection.
 
+mod direct;
+
+pub(crate) use direct::{Connection, ConnectionId, Incoming, connect};
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;

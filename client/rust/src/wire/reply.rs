@@ -269,6 +269,8 @@ pub struct Status {
     pub id: String,
     /// The log's random name.
     pub genesis: LogId,
+    /// How many partitions there are.
+    pub partitions: u32,
     /// This activation's random number.
     pub incarnation: Nonce,
     /// Live sessions.

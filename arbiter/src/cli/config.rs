@@ -1,0 +1,128 @@
+//! `config`: writes, checks and shows the settings of the service.
+
+use super::output::{Failure, Output, Table, colour_out, exit};
+use super::{Global, Outcome};
+use arbiterq::settings::{DEFAULT_TOML, Loaded, Problem, Sources, load};
+use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// `config …`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Write a file with every key, its default and a comment
+    Init {
+        /// Where to; `-` is standard output. A file that exists is kept
+        #[arg(default_value = "arbiter.toml")]
+        file: PathBuf,
+    },
+    /// Say every problem there is, or that there is none
+    Check(Given),
+    /// Print what is in force and where it comes from
+    Show(Given),
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Given {
+    /// A file as `config init` writes it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder of the grant log
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Given {
+    /// Only a file, if any.
+    pub(crate) fn of_file(config: Option<PathBuf>) -> Self {
+        Self { config, data: None }
+    }
+
+    /// The settings in force for these options, `--url`, the variables and the file.
+    pub(crate) fn load(&self, global: &Global) -> Result<Loaded, Failure> {
+        let mut sources = Sources {
+            file: self.config.clone(),
+            variables: std::env::vars_os().collect(),
+            given: Vec::new(),
+        };
+        if let Some(url) = &global.url {
+            let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url.as_str());
+            // The one word for where the arbiter is, for clients and for the arbiter itself; the variable that is
+            // meant for the arbiter alone says more.
+            if !(by_variable && std::env::var_os("ARBITER__URL").is_some()) {
+                sources.given.push(("url", url.clone(), if by_variable { "ARBITER_URL" } else { "--url" }));
+            }
+        }
+        if let Some(data) = &self.data {
+            let Some(data) = data.to_str() else {
+                return Err(Failure::new("configuration", exit::CONFIGURATION, "--data is not UTF-8"));
+            };
+            sources.given.push(("data", data.to_owned(), "--data"));
+        }
+        load(&sources).map_err(|problems| failure(&problems))
+    }
+}
+
+/// All problems in one failure.
+fn failure(problems: &[Problem]) -> Failure {
+    let what = match problems.len() {
+        1 => "the settings have a problem".to_owned(),
+        count => format!("the settings have {count} problems"),
+    };
+    let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    Failure::new("configuration", exit::CONFIGURATION, what)
+        .part("problem", lines.join("\n"))
+        .help("`arbiter config init -` prints every key with its default")
+}
+
+impl ConfigCommand {
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        let output = global.output();
+        match self {
+            Self::Init { file } if file.as_os_str() == "-" => output.line(DEFAULT_TOML.trim_end())?,
+            Self::Init { file } => init(output, &file)?,
+            Self::Check(given) => {
+                given.load(global)?;
+                output.result("the settings have no problem", &json!({"problems": []}))?;
+            }
+            Self::Show(given) => show(output, &given.load(global)?)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn init(output: Output, file: &PathBuf) -> Result<(), Failure> {
+    let written = OpenOptions::new().write(true).create_new(true).open(file);
+    written.and_then(|mut file| file.write_all(DEFAULT_TOML.as_bytes())).map_err(|error| {
+        let failure = Failure::new("io", exit::IO, format!("cannot write {}: {error}", file.display()));
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                failure.help("nothing was changed; name another file, or `-` for standard output")
+            }
+            _ => failure,
+        }
+    })?;
+    let shown = file.display();
+    output.result(
+        &format!("{shown} has every key with its default; start with: arbiter serve --config {shown}"),
+        &json!({"written": file}),
+    )?;
+    Ok(())
+}
+
+fn show(output: Output, loaded: &Loaded) -> Result<(), Failure> {
+    let principal = "anonymous: nobody vouches for who connects, so everybody who can may do everything";
+    if output.json {
+        let object = json!({"settings": loaded.effective, "principal": "anonymous", "may": "everything"});
+        return Ok(output.line(&object.to_string())?);
+    }
+    let mut table = Table::new(&["KEY", "VALUE", "SOURCE"]);
+    for effective in &loaded.effective {
+        table.row(vec![effective.key.to_owned(), effective.value.to_string(), effective.source.clone()]);
+    }
+    output.line(&table.text(colour_out()))?;
+    Ok(output.line(&format!("\nprincipal  {principal}"))?)
+}

@@ -1,0 +1,185 @@
+//! The command line: one file a command group.
+//!
+//! Results go to standard output, everything else to standard error ([`output`]). A command is a function that
+//! returns what to exit with, or a [`Failure`]. Nothing here decides who holds what: commands talk to an arbiter
+//! through the client library, or read a log that they find on disk.
+
+mod audit;
+mod bench;
+mod completions;
+mod config;
+mod demo;
+mod folders;
+mod lock;
+mod look;
+mod operate;
+mod output;
+mod run;
+mod serve;
+mod tail;
+
+use clap::{Args, Parser, Subcommand};
+use output::{Failure, Output};
+use std::process::ExitCode;
+
+/// What a command ends with.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// Exclusive access to anything, decided by a queue, every decision on the record.
+#[derive(Debug, Parser)]
+#[command(name = "arbiter", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Start here: arbiter demo. Then: arbiter serve, and in another terminal \
+                        arbiter run db/migrate -- ./migrate.sh")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Where the arbiter is: tcp://host:port or unix:///path [default: tcp://127.0.0.1:7117]
+    #[arg(long, global = true, env = "ARBITER_URL", hide_env_values = true, value_name = "URL")]
+    url: Option<String>,
+    /// One JSON object a line instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Global {
+    pub(crate) fn output(&self) -> Output {
+        Output { json: self.json }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or(arbiterq_client::URL_DEFAULT)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command while holding resources
+    Run(run::Run),
+    /// Hold a resource until Ctrl-C or standard input closes; prints the grant as JSON
+    Lock(lock::Lock),
+    /// Run the arbiter
+    Serve(serve::Serve),
+    /// The thirty-second tour: an arbiter, a few workers, and the proof
+    Demo(demo::Demo),
+    /// How many sessions, holders and waiters there are
+    Status(look::StatusOf),
+    /// Each resource that is held or waited for
+    Resources(look::StatusOf),
+    /// Who holds what
+    Holders(look::StatusOf),
+    /// Who holds one resource, and who waits for it in which order
+    Queue(look::Queue),
+    /// Print a grant log, and follow it
+    Tail(tail::Tail),
+    /// Take a grant away from its holder, if it is still the one named
+    Release(operate::Release),
+    /// Stop granting; requests still queue
+    Pause(operate::Pause),
+    /// Grant again
+    Resume(operate::Pause),
+    /// Check a grant log, without an arbiter
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Measure acquire and release in a closed loop
+    Bench(bench::Bench),
+    /// Settings of the service
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Completions for a shell
+    Completions(completions::Completions),
+    /// What `run` starts beside its command
+    #[command(name = run::GUARD, hide = true)]
+    Guard,
+}
+
+/// Reads the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let global = cli.global;
+    let outcome = match cli.command {
+        // Nothing of a guard may depend on its environment but the pipe.
+        Command::Guard => return run::guard_main(),
+        Command::Run(run) => run.run(&global),
+        Command::Lock(lock) => alone(lock.run(&global)),
+        Command::Serve(serve) => serve.run(&global),
+        Command::Demo(demo) => demo.run(&global),
+        Command::Status(look) => alone(look.status(&global)),
+        Command::Resources(look) => alone(look.resources(&global)),
+        Command::Holders(look) => alone(look.holders(&global)),
+        Command::Queue(queue) => alone(queue.run(&global)),
+        Command::Tail(tail) => alone(tail.run(&global)),
+        Command::Release(release) => alone(release.run(&global)),
+        Command::Pause(pause) => alone(pause.pause(&global)),
+        Command::Resume(resume) => alone(resume.resume(&global)),
+        Command::Audit(audit) => audit.run(&global),
+        Command::Bench(bench) => bench.run(&global),
+        Command::Config(config) => config.run(&global),
+        Command::Completions(completions) => completions.run(),
+    };
+    outcome.unwrap_or_else(|failure| global.output().failure(&failure))
+}
+
+/// Runs a command that needs no more than its own thread.
+fn alone(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// Runs a command that uses every processor.
+fn together(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use output::exit;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_faces_promise_parses() {
+        for line in [
+            "run db/migrate -- ./migrate.sh",
+            "run a b --shared --wait 2m --reason v42 --lease 3s --kill-after 1s -E 7 -- sh -c exit",
+            "run a --permits 2 --try -- true",
+            "--json run a -- true",
+            "lock db/migrate --json",
+            "serve --url tcp://127.0.0.1:0 --data d --config f",
+            "demo --for 20s --seed 7",
+            "queue db/migrate --json",
+            "tail d -n 5 --follow",
+            "release --force db --token 3 --reason stuck --now",
+            "pause --reason upgrade",
+            "audit verify d",
+            "bench --clients 64 --resources 8 --for 10s --json",
+            "config show --config f",
+            "completions bash",
+        ] {
+            let words = std::iter::once("arbiter").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in [
+            "run -- true",
+            "run a",
+            "run a --try --wait 3s -- true",
+            "run a --shared --permits 2 -- true",
+            "run a --wait 3 -- true",
+            "release db --token 3 --reason stuck",
+            "pause",
+        ] {
+            let words = std::iter::once("arbiter").chain(line.split(' '));
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{line}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Lines over TCP, over a Unix socket, or over channels within a program.
+
+use super::Link;
+use crate::client::Place;
+use crate::url::Url;
+use crate::wire::{REPLY_BYTES_MAX, Reply};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Bytes that wait for an arbiter that does not read; beyond it the connection is given up.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A connection's number, so that what came on an earlier one is told apart.
+pub(crate) type ConnectionId = u64;
+
+/// What a connection brings.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// Messages, in order.
+    Replies(Vec<Reply>),
+    /// It is over.
+    Ended,
+}
+
+/// A connection to the arbiter. Dropping it writes what waits, then closes.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// The client's own end as the client sees it, where its end is the program's end.
+    pub(crate) peer: Option<String>,
+    lines: mpsc::UnboundedSender<Vec<u8>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    reader: AbortHandle,
+}
+
+impl Connection {
+    /// Sends whole lines. False if the arbiter has not read for so long that it is hopeless.
+    pub(crate) fn send(&self, lines: Vec<u8>) -> bool {
+        let waiting = self.waiting_bytes.fetch_add(lines.len(), Ordering::Relaxed) + lines.len();
+        waiting <= WAITING_BYTES_MAX && self.lines.send(lines).is_ok()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Connects. What comes is put into `incoming`, and at the end that it is over.
+pub(crate) async fn connect(
+    place: Place,
+    id: ConnectionId,
+    presence: bool,
+    incoming: mpsc::Sender<(ConnectionId, Incoming)>,
+) -> io::Result<Connection> {
+    match place {
+        Place::At(Url::Tcp { host, port }) => {
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let own = stream.local_addr()?;
+            let peer = own.ip().is_loopback().then(|| own.to_string());
+            let (read, write) = stream.into_split();
+            Ok(start(id, peer.filter(|_| presence), read, write, incoming))
+        }
+        Place::At(Url::Unix(path)) => {
+            let (read, write) = UnixStream::connect(path).await?.into_split();
+            let peer = presence.then(|| format!("pid:{}", std::process::id()));
+            Ok(start(id, peer, read, write, incoming))
+        }
+        Place::Here(connector) => Ok(start_channels(id, connector.connect()?, presence, incoming)),
+    }
+}
+
+fn start(
+    id: ConnectionId,
+    peer: Option<String>,
+    read: impl AsyncRead + Send + Unpin + 'static,
+    write: impl AsyncWrite + Send + Unpin + 'static,
+    incoming: mpsc::Sender<(ConnectionId, Incoming)>,
+) -> Connection {
+    let (lines, to_write) = mpsc::unbounded_channel();
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(write_lines(write, to_write, waiting_bytes.clone()));
+    let reader = tokio::spawn(async move {
+        let ended = read_lines(id, read, &incoming).await;
+        tracing::debug!(reason = %ended, "the connection to the arbiter is over");
+        let _ = incoming.send((id, Incoming::Ended)).await;
+    });
+    Connection { id, peer, lines, waiting_bytes, reader: reader.abort_handle() }
+}
+
+async fn write_lines(
+    mut write: impl AsyncWrite + Unpin,
+    mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting_bytes: Arc<AtomicUsize>,
+) {
+    let mut batch = Vec::new();
+    while lines.recv_many(&mut batch, 64).await > 0 {
+        let bytes = batch.concat();
+        batch.clear();
+        // The reader tells of the end.
+        if write.write_all(&bytes).await.is_err() {
+            return;
+        }
+        waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+    }
+    let _ = write.shutdown().await;
+}
+
+/// Reads until the connection ends; says why it did.
+async fn read_lines(
+    id: ConnectionId,
+    mut read: impl AsyncRead + Unpin,
+    incoming: &mpsc::Sender<(ConnectionId, Incoming)>,
+) -> String {
+    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
+    loop {
+        match read.read_buf(&mut buffer).await {
+            Ok(0) => return "closed".into(),
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+        let Some(end) = buffer.iter().rposition(|byte| *byte == b'\n') else {
+            if buffer.len() > REPLY_BYTES_MAX {
+                return format!("a line is longer than {REPLY_BYTES_MAX} bytes");
+            }
+            continue;
+        };
+        let lines = buffer[..end].split(|byte| *byte == b'\n');
+        let replies: Result<Vec<_>, _> = lines.filter(|line| !line.is_empty()).map(Reply::decode).collect();
+        buffer.drain(..=end);
+        match replies {
+            // What this library does not know, it ignores.
+            Ok(replies) => {
+                let known = replies.into_iter().flatten().collect();
+                if incoming.send((id, Incoming::Replies(known))).await.is_err() {
+                    return "the client has ended".into();
+                }
+            }
+            Err(error) => return format!("what came is no message: {error}"),
+        }
+    }
+}
+
+fn start_channels(
+    id: ConnectionId,
+    link: Link,
+    presence: bool,
+    incoming: mpsc::Sender<(ConnectionId, Incoming)>,
+) -> Connection {
+    let Link { requests, mut replies, peer } = link;
+    let (lines, mut to_write) = mpsc::unbounded_channel::<Vec<u8>>();
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let written = waiting_bytes.clone();
+    tokio::spawn(async move {
+        while let Some(bytes) = to_write.recv().await {
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                if requests.send(line.to_vec()).await.is_err() {
+                    return;
+                }
+            }
+            written.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    });
+    let reader = tokio::spawn(async move {
+        while let Some(line) = replies.recv().await {
+            let Ok(reply) = Reply::decode(&line) else { break };
+            if incoming.send((id, Incoming::Replies(reply.into_iter().collect()))).await.is_err() {
+                return;
+            }
+        }
+        let _ = incoming.send((id, Incoming::Ended)).await;
+    });
+    Connection { id, peer: peer.filter(|_| presence), lines, waiting_bytes, reader: reader.abort_handle() }
+}
