@@ -1,5 +1,7 @@
 //! The bounds of the state machine: what happens at each, and that crowds cost what they should.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use arbiterq::log::chain::{ChainTip, Sealed, hash_of};
 use arbiterq::log::record::{
     AcquireCommand, Command, DUE_MAX, Event, OpenCommand, Policy, RECORD_BYTES_MAX, Record, Rule,
