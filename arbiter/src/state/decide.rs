@@ -7,7 +7,8 @@ use super::State;
 use super::deadline::due;
 use super::fold::permits_of;
 use super::grant::{Grant, Known, Request};
-use super::resource::{Load, ResourceKey};
+use super::policy::Limits;
+use super::resource::{Load, Resource, ResourceKey};
 use super::session::{Live, Session};
 use crate::log::record::{AcquireCommand, Command, DUE_MAX, Event, OpenCommand, RECORD_BYTES_MAX};
 use arbiterq_client::wire::{
@@ -104,7 +105,7 @@ impl Decision<'_> {
         }
         let request = self.request_of(acquire);
         self.events.push(match self.admit(session, &request, &acquire.claims) {
-            Ok(Admission::Granted) => self.granted(&request, &acquire.claims),
+            Ok(Admission::Granted { claims, hold_max_ms }) => granted(&request, claims, hold_max_ms),
             Ok(Admission::Queued) => Event::Queued {
                 session: request.session,
                 seq: request.seq,
@@ -136,12 +137,6 @@ impl Decision<'_> {
         }
     }
 
-    /// The shortest of what the request asked and its resources' rules say, as they are when it is granted.
-    fn hold_max_ms(&self, request: &Request, claims: &[Claim]) -> Option<u64> {
-        let limits = claims.iter().map(|claim| self.state.limits_of(&claim.resource).hold_max_ms());
-        limits.chain([request.hold_max_ms]).flatten().min()
-    }
-
     /// The owner, if it is another request's: the named request's own owner while that is live, else as named.
     fn owner_of(&self, acquire: &AcquireCommand) -> Option<OwnerRef> {
         let named = acquire.owner?;
@@ -157,13 +152,12 @@ impl Decision<'_> {
         check_claims(claims)?;
         let mut fits = self.state.paused.is_none();
         let mut room = true;
+        let mut granted = Vec::new();
+        let mut hold_max_ms = request.hold_max_ms;
         for claim in claims {
             let key = ResourceKey::new(&claim.resource);
             let resource = self.state.resources.get(&key);
-            let limits = match resource {
-                Some(resource) => self.state.policy.limits(resource.rule),
-                None => self.state.policy.limits(self.state.policy.index_of(&claim.resource)),
-            };
+            let limits = self.state.limits_of(&claim.resource, resource);
             if !self.state.is_here(&claim.resource) {
                 return Err(Reason::WrongPartition);
             }
@@ -173,18 +167,23 @@ impl Decision<'_> {
             if claim.mode == Mode::Permits && permits_of(claim.permits) > limits.capacity() {
                 return Err(Reason::OverCapacity);
             }
-            let Some(resource) = resource else { continue };
-            if self.owner_holds(request, key) {
+            if self.owner_holds(request, &key) {
                 return Err(Reason::Held);
             }
-            let mut load: Load = resource.held;
-            load.join(resource.line.eligible_before(request.turn()));
-            fits &= !resource.is_delayed(self.at)
-                && load.admits(claim.mode, permits_of(claim.permits), limits.capacity());
-            room &= resource.line.len() < limits.waiters_max();
+            if let Some(resource) = resource {
+                let mut load: Load = resource.held;
+                load.join(resource.line.eligible_before(request.turn()));
+                fits &= !resource.is_delayed(self.at)
+                    && load.admits(claim.mode, permits_of(claim.permits), limits.capacity());
+            }
+            hold_max_ms = shortest(hold_max_ms, limits);
+            room &= resource.map_or(0, |resource| resource.line.len()) < limits.waiters_max();
+            if fits {
+                granted.push(self.claim_granted(claim, resource, limits));
+            }
         }
         match (fits, request.wait_ms) {
-            (true, _) => Ok(Admission::Granted),
+            (true, _) => Ok(Admission::Granted { claims: granted, hold_max_ms }),
             (false, Some(0)) => Err(Reason::Busy),
             (false, _) if !room => Err(Reason::WaitersMax),
             (false, _) => Ok(Admission::Queued),
@@ -193,7 +192,7 @@ impl Decision<'_> {
 
     /// Whether a holder with the request's owner sits on a resource: the request that the owner is named after,
     /// or another one for the same owner.
-    fn owner_holds(&self, request: &Request, key: ResourceKey) -> bool {
+    fn owner_holds(&self, request: &Request, key: &ResourceKey) -> bool {
         let owner = request.owner();
         let root =
             request.owner.and_then(|OwnerRef(session, seq)| self.state.session(session)?.requests.live(seq));
@@ -207,37 +206,18 @@ impl Decision<'_> {
         if self.state.owned.is_empty() {
             return false;
         }
-        let (first, last) = ((owner, key.clone(), 0), (owner, key, Token::MAX));
+        let (first, last) = ((owner, key.clone(), 0), (owner, key.clone(), Token::MAX));
         self.state.owned.range(first..=last).next().is_some()
     }
 
-    fn granted(&self, request: &Request, claims: &[Claim]) -> Event {
-        let token = self.state.tip.next_index;
-        let granted = claims.iter().map(|claim| {
-            let resource = self.state.resources.get(&ResourceKey::new(&claim.resource));
-            let rule = match resource {
-                Some(resource) => resource.rule,
-                None => self.state.policy.index_of(&claim.resource),
-            };
-            let limits = self.state.policy.limits(rule);
-            ClaimGranted {
-                resource: claim.resource.clone(),
-                mode: claim.mode,
-                permits: claim.permits,
-                capacity: limits.capacity(),
-                floor: resource.and_then(|resource| resource.holders.first().copied()).unwrap_or(token),
-            }
-        });
-        Event::Granted {
-            claims: granted.collect(),
-            session: request.session,
-            seq: request.seq,
-            owner: request.owner,
-            priority: request.priority,
-            hold_max_ms: self.hold_max_ms(request, claims),
-            wait_ms: request.wait_ms,
-            reason: request.reason.clone(),
-            value: request.value.clone(),
+    fn claim_granted(&self, claim: &Claim, resource: Option<&Resource>, limits: Limits<'_>) -> ClaimGranted {
+        let lowest = resource.and_then(|resource| resource.holders.first());
+        ClaimGranted {
+            resource: claim.resource.clone(),
+            mode: claim.mode,
+            permits: claim.permits,
+            capacity: limits.capacity(),
+            floor: lowest.unwrap_or(self.state.tip.next_index),
         }
     }
 
@@ -360,15 +340,21 @@ impl Decision<'_> {
         debug_assert!(self.state.can_be_granted(turn, self.at), "{turn:?} cannot be granted");
         let request = &waiter.request;
         let principal = self.state.session(request.session).map(|session| &*session.principal.name);
-        let allowed = waiter.claims.iter().all(|claim| {
-            let limits = self.state.limits_of(&claim.resource);
+        let mut claims = Vec::with_capacity(waiter.claims.len());
+        let mut hold_max_ms = request.hold_max_ms;
+        for claim in &waiter.claims {
+            let resource = self.state.resources.get(&ResourceKey::new(&claim.resource));
+            let limits = self.state.limits_of(&claim.resource, resource);
             let permits_fit = claim.mode != Mode::Permits || permits_of(claim.permits) <= limits.capacity();
-            permits_fit && principal.is_some_and(|principal| limits.allows(principal))
-        });
-        self.events.push(match allowed {
-            true => self.granted(request, &waiter.claims),
-            false => Event::Ended { session: request.session, seq: request.seq, reason: Reason::Policy },
-        });
+            if !permits_fit || !principal.is_some_and(|principal| limits.allows(principal)) {
+                let (session, seq) = (request.session, request.seq);
+                self.events.push(Event::Ended { session, seq, reason: Reason::Policy });
+                return;
+            }
+            hold_max_ms = shortest(hold_max_ms, limits);
+            claims.push(self.claim_granted(claim, resource, limits));
+        }
+        self.events.push(granted(request, claims, hold_max_ms));
     }
 
     fn force_release(&mut self, resource: &ResourceName, token: Token, by: &Arc<str>, now: bool) {
@@ -411,8 +397,27 @@ impl Decision<'_> {
 }
 
 enum Admission {
-    Granted,
+    Granted { claims: Vec<ClaimGranted>, hold_max_ms: Option<u64> },
     Queued,
+}
+
+/// The shortest of what a request asked and its resources' rules say, as they are when it is granted.
+fn shortest(hold_max_ms: Option<u64>, limits: Limits<'_>) -> Option<u64> {
+    [hold_max_ms, limits.hold_max_ms()].into_iter().flatten().min()
+}
+
+fn granted(request: &Request, claims: Vec<ClaimGranted>, hold_max_ms: Option<u64>) -> Event {
+    Event::Granted {
+        session: request.session,
+        seq: request.seq,
+        owner: request.owner,
+        claims,
+        priority: request.priority,
+        hold_max_ms,
+        wait_ms: request.wait_ms,
+        reason: request.reason.clone(),
+        value: request.value.clone(),
+    }
 }
 
 /// What the decoder has checked already; a record's command comes from anywhere.
@@ -453,7 +458,7 @@ fn delays_of<'a>(
     at: Timestamp,
 ) -> impl Iterator<Item = (ResourceKey, Timestamp)> + 'a {
     grant.claims.iter().filter_map(move |claim| {
-        let until = state.limits_of(&claim.resource).delayed_until(at)?;
+        let until = state.look_up_limits(&claim.resource).delayed_until(at)?;
         Some((ResourceKey::new(&claim.resource), until))
     })
 }

@@ -378,7 +378,7 @@ impl State {
         } else if let Some(until) = grant.hold_until {
             self.deadlines.holds.insert((until, token));
         }
-        self.grants.insert(token, grant);
+        self.grants.insert(token, Box::new(grant));
     }
 
     /// Takes a grant out of force.
@@ -397,7 +397,7 @@ impl State {
             }
             let MapEntry::Occupied(mut entry) = self.resources.entry(key) else { continue };
             let resource = entry.get_mut();
-            if resource.holders.remove(&token) {
+            if resource.holders.remove(token) {
                 resource.held.take(claim.mode, permits_of(claim.permits));
             }
             if resource.is_idle() {
@@ -406,7 +406,7 @@ impl State {
                 freed.note(entry.key(), entry.get(), Turn::FIRST, claim.mode, permits_of(claim.permits));
             }
         }
-        Some(grant)
+        Some(*grant)
     }
 
     /// A request number is over without a grant.

@@ -90,7 +90,7 @@ impl State {
             StatusWhat::Resources => status.resources = self.resource_rows(at),
             StatusWhat::Queue(name) => {
                 let Some(resource) = self.resources.get(&ResourceKey::new(name)) else { return status };
-                let grants = resource.holders.iter().filter_map(|token| Some((*token, self.grant(*token)?)));
+                let grants = resource.holders.iter().filter_map(|token| Some((token, self.grant(token)?)));
                 let rows = grants.flat_map(|(token, grant)| self.holder_rows(token, grant, Some(name), at));
                 status.holders = rows.take(Status::ROWS_MAX).collect();
                 status.queue = self.waiter_rows(resource, at);
@@ -116,7 +116,7 @@ impl State {
             let capacity = self.policy.limits(resource.rule).capacity();
             let permits = super::fold::permits_of(claim.permits);
             let fits = resource.held.admits(claim.mode, permits, capacity);
-            resource.holders.first().copied().filter(|_| !fits)
+            resource.holders.first().filter(|_| !fits)
         })
     }
 

@@ -59,7 +59,7 @@ pub struct State {
     keys: BTreeMap<Hash, SessionId>,
     /// By place.
     waiters: BTreeMap<u64, Box<Waiter>>,
-    grants: BTreeMap<Token, Grant>,
+    grants: BTreeMap<Token, Box<Grant>>,
     resources: BTreeMap<ResourceKey, Resource>,
     /// What is held for another request's owner.
     owned: BTreeSet<(OwnerRef, ResourceKey, Token)>,
@@ -149,7 +149,7 @@ impl State {
 
     /// A grant in force.
     pub fn grant(&self, token: Token) -> Option<&Grant> {
-        self.grants.get(&token)
+        self.grants.get(&token).map(|grant| &**grant)
     }
 
     /// Whether `advance` would change anything: if so, it is the next record's command.
@@ -164,7 +164,7 @@ impl State {
 
     /// Grants in force, by token.
     pub fn grants_in_force(&self) -> impl Iterator<Item = &Grant> {
-        self.grants.values()
+        self.grants.values().map(|grant| &**grant)
     }
 
     /// Live sessions, by number.
@@ -179,8 +179,15 @@ impl State {
         }
     }
 
-    fn limits_of(&self, resource: &ResourceName) -> Limits<'_> {
-        let known = self.resources.get(&ResourceKey::new(resource)).map(|resource| resource.rule);
-        self.policy.limits(known.unwrap_or_else(|| self.policy.index_of(resource)))
+    /// What holds for a resource, which may not be in the state.
+    fn limits_of(&self, name: &ResourceName, resource: Option<&Resource>) -> Limits<'_> {
+        self.policy.limits(resource.map_or_else(|| self.policy.index_of(name), |resource| resource.rule))
+    }
+
+    fn look_up_limits(&self, name: &ResourceName) -> Limits<'_> {
+        if self.policy.is_without_rules() {
+            return self.policy.limits(None);
+        }
+        self.limits_of(name, self.resources.get(&ResourceKey::new(name)))
     }
 }

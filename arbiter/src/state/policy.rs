@@ -24,6 +24,10 @@ impl Rules {
         &self.0
     }
 
+    pub(super) fn is_without_rules(&self) -> bool {
+        self.0.rules.is_empty()
+    }
+
     /// The first rule whose pattern matches.
     pub(super) fn index_of(&self, resource: &ResourceName) -> RuleIndex {
         let at = self.0.rules.iter().position(|rule| matches(&rule.pattern, resource.as_str()))?;

@@ -100,6 +100,57 @@ impl Load {
     }
 }
 
+/// The grants in force on a resource, by token. One, as nearly always, takes no memory of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Holders {
+    /// The lowest.
+    first: Option<Token>,
+    rest: BTreeSet<Token>,
+}
+
+impl Holders {
+    pub(super) fn first(&self) -> Option<Token> {
+        self.first
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Token> {
+        self.first.into_iter().chain(self.rest.iter().copied())
+    }
+
+    /// Whether it was not there.
+    pub(super) fn insert(&mut self, token: Token) -> bool {
+        match self.first {
+            None => {
+                self.first = Some(token);
+                true
+            }
+            Some(first) if token == first => false,
+            Some(first) if token < first => {
+                self.first = Some(token);
+                self.rest.insert(first)
+            }
+            Some(_) => self.rest.insert(token),
+        }
+    }
+
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, token: Token) -> bool {
+        if self.first == Some(token) {
+            self.first = self.rest.pop_first();
+            return true;
+        }
+        self.rest.remove(&token)
+    }
+}
+
 /// Nobody is granted a resource before `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Delay {
@@ -111,8 +162,7 @@ pub(super) struct Delay {
 /// A resource that is held, waited for, or delayed; any other is not in the state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Resource {
-    /// The grants in force on it.
-    pub(super) holders: BTreeSet<Token>,
+    pub(super) holders: Holders,
     /// What they take together.
     pub(super) held: Load,
     pub(super) line: Line,
@@ -123,7 +173,7 @@ pub(super) struct Resource {
 
 impl Resource {
     pub(super) fn new(rule: RuleIndex) -> Self {
-        Self { holders: BTreeSet::new(), held: Load::default(), line: Line::default(), delay: None, rule }
+        Self { holders: Holders::default(), held: Load::default(), line: Line::default(), delay: None, rule }
     }
 
     /// Whether nobody is granted it at a moment, whoever holds and waits.

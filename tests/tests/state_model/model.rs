@@ -197,6 +197,17 @@ impl Model {
         turns.min_by_key(|request| request.turn())
     }
 
+    /// Its place in line, from 1; the largest where several resources are claimed.
+    pub(crate) fn position(&self, session: SessionId, seq: Seq) -> u64 {
+        let request = self.request(session, seq).unwrap();
+        let positions = request.claims.iter().map(|claim| {
+            let waiting = self.requests.iter().filter(|other| other.token().is_none());
+            let there = waiting.filter(|other| other.claims.iter().any(|c| c.resource == claim.resource));
+            there.filter(|other| other.turn() <= request.turn()).count() as u64
+        });
+        positions.max().unwrap()
+    }
+
     pub(crate) fn can_advance(&self) -> bool {
         self.next(self.at).is_some()
     }

@@ -70,6 +70,9 @@ pub(crate) enum Op {
     /// The arbiter dies here, before its next record.
     Die,
     Sleep(u64),
+    /// From here on time passes before each advance.
+    Slow(u64),
+    Advance,
     Restore,
 }
 
@@ -125,6 +128,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Die),
         6 => span().prop_map(Op::Sleep),
         1 => Just(Op::Restore),
+        1 => span().prop_map(Op::Slow),
+        2 => Just(Op::Advance),
     ]
 }
 
@@ -154,6 +159,7 @@ pub(crate) struct Play {
     /// Advances come next, as they must.
     diligent: bool,
     running: bool,
+    slow_ms: u64,
     sessions: Vec<SessionId>,
     highest: BTreeMap<SessionId, Seq>,
     used: BTreeSet<(SessionId, Seq)>,
@@ -169,6 +175,7 @@ impl Play {
             now: Timestamp::from_micros(1_700_000_000_000_000),
             diligent,
             running: true,
+            slow_ms: 0,
             sessions: Vec::new(),
             highest: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -206,6 +213,10 @@ impl Play {
         let command = match op {
             Op::Sleep(ms) => {
                 self.now = self.now.plus_ms(ms);
+                return;
+            }
+            Op::Slow(ms) => {
+                self.slow_ms = ms;
                 return;
             }
             Op::Restore => {
@@ -295,6 +306,7 @@ impl Play {
                 let resource = held.filter(|_| !elsewhere).unwrap_or(ResourceName::new("else").unwrap());
                 Command::ForceRelease { resource, token, reason: "stuck".into(), by: "ops".into(), now }
             }
+            Op::Advance => Command::Advance,
             Op::Pause => Command::Pause { reason: "why".into(), by: "ops".into() },
             Op::Resume => Command::Resume { reason: "why".into(), by: "ops".into() },
         };
@@ -339,6 +351,7 @@ impl Play {
         }
         while self.diligent && self.state.can_advance() {
             let before = self.state.tip().next_index;
+            self.now = self.now.plus_ms(self.slow_ms);
             self.decide(Command::Advance);
             assert!(self.state.tip().next_index > before, "an advance that changes nothing");
         }
@@ -432,7 +445,8 @@ impl Play {
             held.sort();
             assert_eq!(alive.held, held);
             assert_eq!(alive.suspended, suspended);
-            assert_eq!(alive.positions.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), waiting);
+            let waiting = waiting.into_iter().map(|seq| (seq, self.model.position(session.id, seq)));
+            assert_eq!(alive.positions, waiting.collect::<Vec<_>>());
             let highest = self.highest.get(&session.id).copied().unwrap_or(0);
             for seq in 0..highest + 3 {
                 assert_eq!(self.state.known(session.id, seq), self.model.known(session.id, seq), "seq {seq}");

@@ -6,6 +6,8 @@
 //! Beside what is printed, every record of every transcript is folded by a standby that reads its line, and every
 //! state is written as a checkpoint and read again: both must be the same as the state that decided.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod desk;
 
 use desk::Desk;
