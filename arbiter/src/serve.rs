@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::file::{self, AppendError, FileLog, OpenError, Opened, Proofs, Step, WriteError};
 use crate::log::memory::MemoryLog;
-use crate::log::record::{Command, Event, FORMAT, Genesis, Record};
+use crate::log::record::{Command, Event, FORMAT, Genesis, Policy, Record};
 use crate::partition::{ActivateError, Activation, Partition, PartitionConfig, Role, StepDown};
 use crate::state::{State, snapshot};
 use crate::transport::direct::{Hub, INBOX_MAX, Inbound, ListenError, Listener};
@@ -113,6 +113,21 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
+    let (_no_other, policies) = watch::channel(config.partition.policy.clone());
+    serve_under(policies, config, shutdown, ready).await
+}
+
+/// As [`serve`], under policies that may change meanwhile: each partition puts the new one into its log.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_under(
+    mut policies: watch::Receiver<Policy>,
+    mut config: ServeConfig,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), ServeError> {
+    config.partition.policy = policies.borrow_and_update().clone();
     let listener = match &config.listen {
         Listen::Tcp(address) => Listener::tcp(*address)?,
         Listen::Unix(path) => Listener::unix(path)?,
@@ -137,7 +152,8 @@ pub async fn serve(
         let (active, is_active) = tokio::sync::oneshot::channel();
         ready_when.push(is_active);
         let (rules, checkpoints) = (config.partition.clone(), config.checkpoint_records);
-        let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints);
+        let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints)
+            .under(policies.clone());
         loops.spawn(partition.run(stopped.clone(), active));
     }
     let mut all_active = true;
@@ -352,6 +368,7 @@ pub(crate) struct PartitionLoop {
     clock: Clock,
     checkpoint_records: u64,
     checkpoint_due: u64,
+    policies: watch::Receiver<Policy>,
 }
 
 impl PartitionLoop {
@@ -366,8 +383,16 @@ impl PartitionLoop {
     ) -> Self {
         let OpenLog { store, state, opened } = open;
         let checkpoint_due = opened.checkpoint.unwrap_or(0).saturating_add(checkpoint_records);
+        // The one in force until `under` says that there may be others.
+        let policies = watch::channel(config.policy.clone()).1;
         let partition = Partition::standby(config, state);
-        Self { number, partition, store, inbox, hub, clock, checkpoint_records, checkpoint_due }
+        Self { number, partition, store, inbox, hub, clock, checkpoint_records, checkpoint_due, policies }
+    }
+
+    /// Puts each policy that comes here into force.
+    fn under(mut self, policies: watch::Receiver<Policy>) -> Self {
+        self.policies = policies;
+        self
     }
 
     /// Activates, then serves until `stop`; then finishes: proves and answers all that was decided.
@@ -405,6 +430,11 @@ impl PartitionLoop {
                         self.partition.checkpoint(of, hash, self.clock.uptime());
                     }
                 },
+                // Before the inbox, which may never be empty. Where nobody can send another, it is not looked at.
+                Ok(()) = self.policies.changed(), if takes => {
+                    let policy = self.policies.borrow_and_update().clone();
+                    self.partition.set_policy(policy, self.clock.uptime());
+                }
                 _ = self.inbox.recv_many(&mut batch, BATCH_MAX), if takes => {
                     let now = self.clock.uptime();
                     for inbound in batch.drain(..) {

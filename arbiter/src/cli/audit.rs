@@ -26,14 +26,27 @@ impl Audit {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let Self::Verify { source } = self;
         let output = global.output();
-        for (i, folder) in log_folders(&source)?.iter().enumerate() {
-            let report = verify(folder)?;
-            let text = if i == 0 { report.to_string() } else { format!("\n{report}") };
+        let verified: Vec<_> = log_folders(&source)?.iter().map(|folder| verify(folder)).collect();
+        // A partition that is damaged says nothing of the others. What is wrong is said first, so that it is said,
+        // and exited with, also where nobody reads the reports.
+        let failures: Vec<_> = verified.iter().filter_map(|verified| verified.as_ref().err()).collect();
+        let (last, others) =
+            failures.split_last().map_or((None, &[][..]), |(last, others)| (Some(*last), others));
+        for failure in others {
+            output.failure(failure);
+        }
+        let mut first = true;
+        for report in verified.iter().flatten() {
+            let text = if first { report.to_string() } else { format!("\n{report}") };
+            first = false;
             let mut object = json!(report);
             object["verified"] = json!(true);
-            output.result(&text, &object)?;
+            match last {
+                None => output.result(&text, &object)?,
+                Some(_) => output.write_result(&text, &object).unwrap_or_default(),
+            }
         }
-        Ok(ExitCode::SUCCESS)
+        last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.clone()))
     }
 }
 

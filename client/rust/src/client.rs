@@ -212,7 +212,8 @@ impl Client {
         self.handle.operate(partition, |id| RequestBody::Resume(Resume { id, reason })).await
     }
 
-    /// The session of a partition and its secret, for a guard that outlives this program. Opens one if needed.
+    /// The session of a partition, its secret, and the lease that the arbiter gave it, which may be shorter than
+    /// what was asked for: for a guard that outlives this program. Opens one if needed.
     ///
     /// # Errors
     /// The arbiter does not answer, or refuses.
@@ -220,7 +221,7 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     #[doc(hidden)]
-    pub async fn session(&self, partition: u32) -> Result<(SessionId, SessionKey), Error> {
+    pub async fn session(&self, partition: u32) -> Result<(SessionId, SessionKey, Duration), Error> {
         self.handle.session(partition).await
     }
 

@@ -424,6 +424,14 @@ impl SessionCore {
         }
     }
 
+    /// How long the arbiter lets the session live without word; less than was asked for, perhaps.
+    pub fn lease(&self) -> Option<Micros> {
+        match &self.phase {
+            Phase::Open(session) => Some(session.lease_length),
+            _ => None,
+        }
+    }
+
     /// Whether a connection is of use: something is asked, held or owed, or the session may live and would be
     /// ended by the connection's absence.
     pub fn wants_connection(&self, now: Micros) -> bool {

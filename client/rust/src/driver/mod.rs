@@ -14,13 +14,12 @@ use crate::clock::{Clock, Micros, Timer, micros};
 use crate::core::{Event, Output, RequestId, SessionConfig, SessionCore};
 use crate::error::{Error, ErrorKind};
 use crate::transport::{ConnectionId, Incoming};
-use crate::wire::{
-    Reply, ReplyBody, Request, RequestBody, SessionId, SessionKey, Status, StatusAsk, StatusWhat,
-};
-use handle::{ANSWER_TIMEOUT, CLOSE_TIMEOUT};
+use crate::wire::{Reply, ReplyBody, Request, RequestBody, SessionKey, Status, StatusAsk, StatusWhat};
+use handle::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, SessionParts};
 use line::Line;
 use requests::Requests;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Batches of replies that wait for the driver; at the bound the connection is not read.
@@ -81,7 +80,7 @@ enum Answer {
     Partitions(oneshot::Sender<Result<u32, Error>>),
 }
 
-type SessionSender = oneshot::Sender<Result<(SessionId, SessionKey), Error>>;
+type SessionSender = oneshot::Sender<Result<SessionParts, Error>>;
 
 struct Driver {
     config: Config,
@@ -253,17 +252,14 @@ impl Driver {
                 let request = Request { partition: 0, auth: None, body };
                 self.ask(id, request, Answer::Partitions(done), Some(permit));
             }
-            Command::Session { partition, done, permit } => {
-                let core = self.core(partition);
-                match core.session() {
-                    Some((session, key)) => drop(done.send(Ok((session, key.clone())))),
-                    None => {
-                        core.want_session(now);
-                        self.sessions_wanted.push((partition, done, permit));
-                        self.drain(partition, now);
-                    }
+            Command::Session { partition, done, permit } => match self.session(partition) {
+                Some(session) => drop(done.send(Ok(session))),
+                None => {
+                    self.core(partition).want_session(now);
+                    self.sessions_wanted.push((partition, done, permit));
+                    self.drain(partition, now);
                 }
-            }
+            },
             Command::Close { done } => self.close(Some(done)),
         }
     }
@@ -422,8 +418,14 @@ impl Driver {
         }
     }
 
+    fn session(&mut self, partition: u32) -> Option<SessionParts> {
+        let core = self.core(partition);
+        let lease = Duration::from_micros(core.lease()?);
+        core.session().map(|(session, key)| (session, key.clone(), lease))
+    }
+
     fn answer_sessions(&mut self, partition: u32, error: Option<&Error>) {
-        let session = self.core(partition).session().map(|(session, key)| (session, key.clone()));
+        let session = self.session(partition);
         let waiting = std::mem::take(&mut self.sessions_wanted);
         for (wanted, done, permit) in waiting {
             if wanted != partition {
