@@ -1,8 +1,9 @@
 //! `audit`: what an auditor does, offline and read-only.
 
 use super::folders::log_folders;
-use super::output::{Failure, exit};
+use super::output::{Failure, Output, exit};
 use super::{Global, Outcome};
+use arbiterq::audit::replay::{ReplayError, replay_folder};
 use arbiterq::audit::verify::{Progress, VerifyError, verify_folder};
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -17,6 +18,11 @@ pub(crate) enum Audit {
         /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
         source: PathBuf,
     },
+    /// Decide every command again and compare: events, and the memory at each checkpoint
+    Replay {
+        /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
+        source: PathBuf,
+    },
 }
 
 /// Between two lines of progress, in bytes: a few a second on any disk.
@@ -24,8 +30,11 @@ const PROGRESS_BYTES: u64 = 64 << 20;
 
 impl Audit {
     pub(crate) fn run(self, global: &Global) -> Outcome {
-        let Self::Verify { source } = self;
         let output = global.output();
+        let source = match self {
+            Self::Verify { source } => source,
+            Self::Replay { source } => return replay(&source, &output),
+        };
         for (i, folder) in log_folders(&source)?.iter().enumerate() {
             let report = verify(folder)?;
             let text = if i == 0 { report.to_string() } else { format!("\n{report}") };
@@ -34,6 +43,45 @@ impl Audit {
             output.result(&text, &object)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Between two lines of progress, in records.
+const PROGRESS_RECORDS: u64 = 100_000;
+
+fn replay(source: &Path, output: &Output) -> Outcome {
+    let terminal = std::io::stderr().is_terminal();
+    for (i, folder) in log_folders(source)?.iter().enumerate() {
+        let mut progress = |index: u64| {
+            if terminal && index > 0 && index.is_multiple_of(PROGRESS_RECORDS) {
+                let _ = write!(std::io::stderr(), "\rreplaying: record {index}  ");
+            }
+        };
+        let replayed = replay_folder(folder, &mut progress);
+        if terminal {
+            let _ = write!(std::io::stderr(), "\r{:40}\r", "");
+        }
+        let report = replayed.map_err(|error| not_replayed(folder, &error))?;
+        let text = if i == 0 { report.to_string() } else { format!("\n{report}") };
+        let mut object = json!(report);
+        object["replayed"] = json!(true);
+        output.result(&text, &object)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn not_replayed(folder: &Path, error: &ReplayError) -> Failure {
+    let what = format!("{} is not replayed: {error}", folder.display());
+    match error {
+        ReplayError::Differs(difference) => Failure::new("not-replayed", exit::NO, what)
+            .part("decided", difference.decided.clone())
+            .part("found", difference.found.clone()),
+        ReplayError::Damaged { .. } | ReplayError::Cut { .. } => Failure::new("not-replayed", exit::NO, what)
+            .help("`arbiter audit verify` says more of what the log is"),
+        ReplayError::Rules { .. } => {
+            Failure::new("rules", exit::LOG, what).help("replay it with the build that wrote it, or a newer one")
+        }
+        ReplayError::Read(_) => Failure::new("log", exit::LOG, what).part("done", "nothing is said of the log"),
     }
 }
 
