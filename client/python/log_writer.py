@@ -33,6 +33,7 @@ class Log:
 
     def __init__(self, partitions=1, partition=0, first=0, epoch=True, **genesis):
         self.lines, self.index, self.hash, self.epoch, self.ms, self.first = [], first - 1, ZERO, 0, 0, first
+        self.in_flight = 64
         event = {"format": 1, "log_id": ID, "partition": partition, "partitions": partitions, "first_index": first, "after": []}
         self.add("create", {"genesis": dict(event, **genesis)})
         if epoch:
@@ -59,14 +60,15 @@ class Log:
         self.epoch += 1
         return self.add("activate", {"epoch_started": {"epoch": self.epoch, "incarnation": "%032x" % self.epoch, "rules": rules}}, **more)
 
-    def policy(self, *rules, **more):
-        return self.add("policy", {"policy": {"sessions_max": 10, "in_flight_max": 4, "lease_ms_max": 86400000,
+    def policy(self, *rules, in_flight=4, lease=86400000, **more):
+        self.in_flight = in_flight
+        return self.add("policy", {"policy": {"sessions_max": 10, "in_flight_max": in_flight, "lease_ms_max": lease,
                                               "rules": list(rules)}}, **more)
 
-    def open(self, asked=LEASE, lease=LEASE, change=None, in_flight=4, **more):
+    def open(self, asked=LEASE, lease=LEASE, change=None, **more):
         key_hash = hashlib.sha256(b"%d" % self.index).hexdigest()
         both = dict({"key_hash": key_hash, "label": "ci-12", "principal": "anonymous", "principal_by": "nobody"}, **more)
-        event = dict(both, lease_ms=lease, in_flight_max=in_flight)
+        event = dict(both, lease_ms=lease, in_flight_max=self.in_flight)
         return self.add({"open": dict(both, lease_ms=asked)}, {"opened": dict(event, **(change or {}))})
 
     def acquire(self, session, seq, claims, kind, change=None, capacity=1, floor=None, ms=None, **asked):

@@ -13,7 +13,9 @@ class Chain(Case):
             self.bad_line()
 
     def test_genesis(self):
-        self.bad("Chain", 0, Log(epoch=False, format=2))
+        Log(epoch=False, format=2).write(self.folder)
+        code, report = self.verify()
+        self.assertEqual((code, report["unknown_from"]), (65, 0), report)
         self.bad("Chain", 0, Log(epoch=False, partition=1))
         self.bad("Chain", 7, Log(first=7, epoch=False, after=[{"log_id": ID, "index": 7, "hash": ZERO}]))
         self.bad("Bad line (1)", 0, Log(epoch=False, first_index=1))
@@ -44,7 +46,9 @@ class Chain(Case):
         self.log = Log()
         self.log.epoch = 2
         self.log.add("activate", {"epoch_started": {"epoch": 2, "incarnation": ID, "rules": 0}})
-        self.bad("Chain")
+        self.log.write(self.folder)
+        code, report = self.verify()
+        self.assertEqual((code, report["unknown_from"]), (65, 2), report)
         self.log = Log()
         self.log.add("activate", {"epoch_started": {"epoch": 3, "incarnation": ID, "rules": 1}}, epoch=2)
         self.bad("Chain")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import unittest
+import unittest.mock
 
 from log_writer import HERE, ZERO, Case, Log, write_mark
 
@@ -63,9 +64,42 @@ class Folder(Case):
         for data in (b"", good + b"\n", good.ljust(128), good.ljust(126) + b"\n\n", b'{"index": null,"hash":null}'.ljust(127) + b"\n",
                      b'{"index":1,"hash":null}'.ljust(127) + b"\n", good.ljust(128) + b"\n", b'{"index":null}'.ljust(127) + b"\n"):
             write_mark(self.folder, None, data=data)
-            self.found("Durable mark (1)", None)
+            self.found("Durable mark (1)", 5)
         os.remove(os.path.join(self.folder, "durable"))
-        self.found("Durable mark (1)", None)
+        self.found("Durable mark (1)", 5)
+
+    def test_a_mark_being_overwritten_is_read_again(self):
+        """The first look finds it half written."""
+        self.log.write(self.folder)
+        with open(os.path.join(self.folder, "durable"), "rb") as file:
+            whole = file.read()
+        write_mark(self.folder, None, data=whole[:9] + b"x" * 119)
+
+        def sleep(_):
+            write_mark(self.folder, None, data=whole)
+        with unittest.mock.patch("time.sleep", sleep):
+            self.assertEqual(self.verify()[0], 0)
+
+    def test_a_log_that_grows_meanwhile(self):
+        """The mark is read before the records, and after the names of what it may not be behind."""
+        self.three()
+        self.log.write(self.folder, splits=[4], mark=3)
+        read_mark = arbiter_verify.read_mark
+
+        def grow(folder):
+            mark = read_mark(folder)
+            self.three()
+            self.log.write(folder, splits=[4, 7], mark=8)
+            return mark
+        with unittest.mock.patch("arbiter_verify.read_mark", grow):
+            code, report = self.verify()
+        self.assertEqual((code, report["tip"]["index"], report["durable"]), (0, 7, 3), report)
+
+    def test_no_segment(self):
+        write_mark(self.folder, "null")
+        self.assertEqual(self.verify()[0], 0)
+        write_mark(self.folder, 4)
+        self.found("Durable mark (1)", 0)
 
     def test_without_a_mark_a_bad_line_is_damage(self):
         self.log.write(self.folder, mark=None, tail=b"{")
@@ -100,14 +134,24 @@ class Folder(Case):
     def test_first_segment_has_another_name(self):
         self.log.write(self.folder)
         os.rename(os.path.join(self.folder, "%020d.log" % 0), os.path.join(self.folder, "%020d.log" % 1))
+        self.found("Segments (1)", 1)
+
+    def test_the_first_line_is_not_the_genesis(self):
+        """The index is that of the segment's name: the record that should stand there."""
+        self.three()
+        del self.log.lines[0]
+        self.log.write(self.folder)
         self.found("Segments (1)", 0)
+        self.log.first = 1
+        self.log.write(self.folder)
+        self.found("Chain", 1)
 
     def test_names(self):
         for name in ("lock", "readme", "1.log.tmp"):
             open(os.path.join(self.folder, name), "wb").close()
         self.good()
         open(os.path.join(self.folder, "1.log"), "wb").close()
-        self.found("Folder (1)", None)
+        self.found("Folder (1)", 2)
 
     def test_data_folder(self):
         for partition in (0, 1):

@@ -19,6 +19,8 @@ class Lines(Case):
                    (b'"barrier"', b'"barriers"'), (b'"barrier"', b'{"barrier":{}}'), (b'"barrier"', b'"tick"'),
                    (b'"barrier"', b'"barrier","renewed":[]'), (b'"barrier"', b'"barrier","events":[]'),
                    (b'"barrier"', b'"barrier","upto":null'), (b'"barrier"', b'"barrier","renewed":[[1]]'),
+                   (b'"barrier"', b'"barrier","renewed":null'), (b'"barrier"', b'"barrier","events":null'), (b'{"index"', b' {"index"'),
+                   (b'"barrier"', b'"barrier","renewed":[[3,1],[3,2]]'), (b'"barrier"', b'"barrier","renewed":[[4,1],[3,2]]'),
                    (b'"barrier"', b'"barrier","events":["closed"]'), (b'"barrier"', b'"barrier","events":[{"other":{}}]'),
                    (b'"barrier"', b'"barrier","upto":NaN'), (b"2026-11-22", b"2026-02-30"), (b"T14", b"T24"), (b"000Z", b"Z"),
                    (b"2026", b"1969"), (b":00.", b":60."), (b'"barrier"', b'"barrier\xff"'), (b"\n", b"\r\n"), (b"}\n", b"}}\n"),
@@ -57,6 +59,26 @@ class Lines(Case):
         self.log = Log()
         self.log.lines.append(self.log.lines[-1])  # a doubled line is damage in a folder
         self.log.index += 1
+        self.bad_line()
+
+    def test_bounds_of_a_policy(self):
+        rule = {"pattern": "*", "capacity": 1000000, "hold_max_ms": 31622400000, "waiters_max": 10000000, "lock_delay_ms": 31622400000,
+                "allow": []}
+        self.log.policy(rule, *[{"pattern": "x", "lock_delay_ms": 0, "waiters_max": 0}] * 999, in_flight=4096, lease=100)
+        self.good()
+        wrong = [dict(capacity=0), dict(capacity=1000001), dict(hold_max_ms=0), dict(hold_max_ms=31622400001), dict(waiters_max=10000001),
+                 dict(lock_delay_ms=31622400001), dict(pattern=""), dict(pattern="x" * 257), dict(allow=None), dict(allow=[1])]
+        for change in wrong:
+            with self.subTest(change=str(change)[:60]):
+                self.log = Log()
+                self.log.policy(dict(rule, **change))
+                self.bad_line()
+        for change in (dict(in_flight=0), dict(in_flight=4097), dict(lease=99), dict(lease=86400001)):
+            self.log = Log()
+            self.log.policy(**change)
+            self.bad_line()
+        self.log = Log()
+        self.log.policy(*[{"pattern": "x"}] * 1001)
         self.bad_line()
 
     def test_half_a_surrogate_pair(self):

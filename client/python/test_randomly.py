@@ -11,8 +11,8 @@ class Arbiter:
     def __init__(self, seed):
         self.random, self.log = random.Random(seed), Log()
         self.rules = [{"pattern": "p*", "capacity": 3}, {"pattern": "d*", "lock_delay_ms": 40, "allow": ["anonymous"]}]
-        self.log.policy(*self.rules)
-        self.sessions = [self.log.open(in_flight=6) for _ in range(5)]
+        self.log.policy(*self.rules, in_flight=6)
+        self.sessions = [self.log.open() for _ in range(5)]
         self.seq = {session: 0 for session in self.sessions}
         self.attached = dict(self.seq)
         self.held, self.waiting, self.delays = [], [], {}  # requests as dicts

@@ -139,6 +139,17 @@ class Admission(RulesCase):
         self.log.add("barrier")
         self.bad("Advance")
 
+    def test_ended_by_a_lower_capacity(self):
+        """More permits than there are count as all of them: while one is held it is not its turn."""
+        for holds in (True, False):
+            token = self.again({"pattern": "r", "capacity": 3}).grant(self.a, 1, [claim("r", "permits", 1)], capacity=3)
+            self.log.queue(self.b, 1, [claim("r", "permits", 3)])
+            self.log.policy({"pattern": "r", "capacity": 2})
+            if not holds:
+                self.log.release(self.a, token)
+            self.log.add("advance", ended(self.b, 1, "policy"))
+            self.bad("Advance") if holds else self.good()
+
     def test_ended_by_policy(self):
         self.log.queue(self.a, 1, [claim("r", "permits", 2)])
         self.log.queue(self.b, 1, [claim("s"), claim("r")])

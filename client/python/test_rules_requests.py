@@ -30,12 +30,14 @@ class Requests(RulesCase):
 
     def test_command_and_event_speak_of_the_same(self):
         for change in (dict(key_hash=ZERO), dict(label="x"), dict(principal="x"), dict(principal_by="unix_peer"), dict(fail_fast_ms=100),
-                       dict(reply_to="x"), dict(lease_ms=LEASE + 1)):
+                       dict(reply_to="x")):
             self.again().open(change=change)
             self.bad(self.FIT)
         for change in (dict(session=self.b), dict(seq=2), dict(claims=[claim("s")]), dict(priority=1), dict(hold_max_ms=1), dict(wait_ms=1), dict(reason="x"), dict(value="x")):
             self.again().queue(self.a, 1, change=change)
             self.bad(self.FIT)
+        self.again().queue(self.a, 1, wait_ms=0)
+        self.bad(self.FIT)
         self.again().queue(self.a, 1, [claim("x"), claim("y")], change=dict(claims=[claim("y"), claim("x")]))
         self.bad(self.FIT)
         self.again().grant(self.a, 1, hold_max_ms=50, change=dict(hold_max_ms=51))
@@ -75,11 +77,19 @@ class Requests(RulesCase):
     def test_opened(self):
         self.log.open(key_hash=json.loads(self.log.lines[self.a].decode())["command"]["open"]["key_hash"])
         self.bad("Sessions")
-        for lease in (100, 101):
+        for asked, lease, right in ((LEASE, 200, True), (LEASE, 201, False), (LEASE, 199, False), (150, 150, True), (150, 151, False)):
             self.log = Log()
-            self.log.add("policy", {"policy": {"sessions_max": 1, "in_flight_max": 1, "lease_ms_max": 50, "rules": []}})
-            self.log.open(lease=lease)
-            self.good() if lease == 100 else self.bad("Sessions")
+            self.log.policy(lease=200)
+            self.log.open(asked=asked, lease=lease)
+            self.good() if right else self.bad("Sessions")
+        for change in (dict(in_flight_max=63), dict(in_flight_max=65), dict(lease_ms=LEASE + 1)):
+            self.again().open(change=change)
+            self.bad("Sessions")
+
+    def test_paused_only_while_not(self):
+        self.log.pause()
+        self.log.pause()
+        self.bad(self.FIT)
 
     def test_resumed_only_while_paused(self):
         self.log.add({"resume": {"reason": "", "by": ""}}, {"resumed": {"by": "", "reason": ""}})
@@ -106,24 +116,36 @@ class Requests(RulesCase):
         self.again().suspend(self.a, 1, 3)
         self.bad("Tokens")
 
+    def test_a_hold_limit_outlives_its_rule(self):
+        """An undone grant waits with the limit that it had; the rules may make it shorter, never longer."""
+        for hold, right in ((60, True), (70, False), (None, False)):
+            token = self.again({"pattern": "r", "hold_max_ms": 60}).grant(self.a, 1, change={"hold_max_ms": 60})
+            self.log.suspend(self.a, 1, token)
+            self.log.policy({"pattern": "r", "hold_max_ms": 70})
+            self.log.attach(self.a, 1)
+            self.log.advance(self.a, 1, **({"hold_max_ms": hold} if hold else {}))
+            self.good() if right else self.bad(self.FIT)
+
     def test_once(self):
+        self.again({"pattern": "*"})
         self.log.refuse(self.a, 7)
         self.log.refuse(self.a, 4)
         self.log.refuse(self.a, 5)
         self.log.refuse(self.a, 4)
         self.bad("Once")
-        self.again().refuse(self.a, 7)
+        self.again({"pattern": "*"}).refuse(self.a, 7)
         self.log.refuse(self.a, 3)
         self.bad("Once")
         self.again().grant(self.a, 1)
         self.log.add({"cancel": {"session": self.a, "seq": 1}}, ended(self.a, 1, "cancelled"))
         self.bad("Once")
         for seq in range(40):
-            self.again().refuse(self.a, 50 + seq) if not seq else self.log.refuse(self.a, 50 + seq)
+            self.again({"pattern": "*"}).refuse(self.a, 50 + seq) if not seq else self.log.refuse(self.a, 50 + seq)
         self.log.refuse(self.a, 88)
         self.bad("Once")
 
     def test_in_flight(self):
+        self.again({"pattern": "*"})
         for seq in range(4):
             self.log.grant(self.a, seq, [claim(str(seq))])
         self.log.queue(self.a, 4, [claim("0")])

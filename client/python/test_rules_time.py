@@ -1,7 +1,7 @@
 """Section 7, rule by rule: time, revocation, suspension, delay, partition. Each test ends with the record that is refused."""
 import unittest
 
-from log_writer import LEASE, Log, RulesCase, at_text, claim, delayed, ended, released, revoking, session_ended
+from log_writer import LEASE, Log, RulesCase, claim, delayed, ended, released, revoking, session_ended
 
 class Time(RulesCase):
     """Time, Revocation, Suspension, Delay, Partition."""
@@ -47,7 +47,7 @@ class Time(RulesCase):
             self.log.tick(revoking(token, self.log.ms + 50 - early + LEASE), ms=self.log.ms + 50 - early)
             self.bad("Time") if early else self.good()
         self.log.tick(revoking(token, self.log.ms + 10 + LEASE))
-        self.bad("Time")
+        self.bad("Revocation")
         token = self.again().grant(self.a, 1, hold_max_ms=50)
         self.log.tick(revoking(token, self.log.ms + 50 + LEASE), ms=self.log.ms + 50)
         self.log.add("barrier", ms=self.log.ms + 100, renewed=[[self.a, 1]])
@@ -89,6 +89,16 @@ class Time(RulesCase):
             self.log.release(self.a, token, reason, **by)
             self.good() if by == {"by": "uid:0"} else self.bad("Revocation")
 
+    def test_a_revocation_is_not_replaced(self):
+        token = self.log.grant(self.a, 1, hold_max_ms=50)
+        self.log.tick(revoking(token, self.log.ms + 50 + LEASE), ms=self.log.ms + 50)
+        self.log.revoke(token)
+        self.bad("Revocation")
+        token = self.again().grant(self.a, 1)
+        self.log.revoke(token)
+        self.log.force(token, released(token, "forced", by="uid:0"), now=True)
+        self.good()
+
     def test_by_goes_with_forced(self):
         token = self.log.grant(self.a, 1, hold_max_ms=50)
         self.log.tick(revoking(token, self.log.ms + 50 + LEASE, by="uid:0"), ms=self.log.ms + 50)
@@ -127,7 +137,7 @@ class Time(RulesCase):
         token = self.again().grant(self.a, 1)
         self.log.revoke(token)
         self.log.gone(self.a, 0, {"unreachable": {"session": self.a, "n": 0}}, seq=1, ms=LEASE * 2)
-        self.good()
+        self.bad("Suspension")
         token = self.again().grant(self.a, 1)
         self.log.revoke(token)
         self.log.suspend(self.a, 1, token)
@@ -141,8 +151,10 @@ class Time(RulesCase):
 
     def test_unreachable(self):
         away = {"unreachable": {"session": self.a, "n": 0}}
-        self.log.gone(self.a, 0, away, ms=LEASE + 9)  # the epoch began at 10 ms or later
-        self.bad("Suspension")
+        epoch = self.log.ms - 20
+        for ms, right in ((epoch + LEASE - 1, False), (epoch + LEASE, True)):
+            self.again().gone(self.a, 0, away, ms=ms)
+            self.good() if right else self.bad("Suspension")
         for between in ("nothing", "renewed", "attach", "epoch"):
             self.again().gone(self.a, 0, away, ms=LEASE * 2)
             if between == "renewed":
@@ -172,15 +184,44 @@ class Time(RulesCase):
         self.log.add({"close": {"session": self.a}}, session_ended(self.a, "closed"))
         self.good()
 
-    def test_at_most_1024_delayed(self):
-        for count, right in ((1023, False), (1024, True), (1025, False)):
-            self.again({"pattern": "*", "lock_delay_ms": 1000})
-            a = self.log.open(in_flight=20)
-            names = [str(number) for number in range(17 * 64)]
-            for seq in range(17):
-                self.log.grant(a, seq, [claim(name) for name in names[seq * 64:seq * 64 + 64]])
-            self.log.tick(session_ended(a, "lease_expired"), *[delayed(n, LEASE * 2 + 1000) for n in names[:count]], ms=LEASE * 2)
+    def test_delays_as_far_as_there_is_room(self):
+        """Each takes 80 bytes and twice its name: 1328 of the longest names, and one of 88 bytes has room beside them."""
+        for count, last, told, right in ((1328, 88, 1, True), (1328, 88, 0, False), (1328, 89, 0, True), (1328, 89, 1, False),
+                                         (1327, 88, 1, False), (1329, 88, 0, False)):
+            self.log = Log()
+            self.log.policy({"pattern": "*", "lock_delay_ms": 1000}, in_flight=64)
+            a = self.log.open()
+            names = ["%0256d" % number for number in range(1340)]
+            for seq in range(21):
+                part = names[seq * 64:seq * 64 + 64]
+                self.log.grant(a, seq, [claim(name) for name in part])
+            self.log.grant(a, 21, [claim("z" * last)])
+            lost = [delayed(name, LEASE * 2 + 1000) for name in names[:count]] + [delayed("z" * last, LEASE * 2 + 1000)] * told
+            self.log.tick(session_ended(a, "lease_expired"), *lost, ms=LEASE * 2)
             self.good() if right else self.bad("Delay")
+
+    def test_the_later_end_of_a_delay_and_its_greater_length_stay(self):
+        for length, grant, right in ((100, 999, False), (100, 1000, True), (3000, 3019, False), (3000, 3020, True)):
+            self.again({"pattern": "*", "lock_delay_ms": 1000})
+            one = self.log.grant(self.a, 1, [claim(mode="shared")])
+            two = self.log.grant(self.b, 1, [claim(mode="shared")], floor=one)
+            self.log.force(one, released(one, "forced", by="uid:0"), delayed("r", self.log.ms + 1010), now=True)
+            begun = self.log.ms
+            self.log.policy({"pattern": "*", "lock_delay_ms": length})
+            self.log.force(two, released(two, "forced", by="uid:0"), delayed("r", self.log.ms + 10 + length), now=True)
+            self.log.grant(self.b, 2, ms=begun + grant)
+            self.good() if right else self.bad("Admission")
+        for wait, right in ((999, False), (1000, True)):  # an epoch begins the greater length anew
+            self.again({"pattern": "*", "lock_delay_ms": 1000})
+            one = self.log.grant(self.a, 1, [claim(mode="shared")])
+            two = self.log.grant(self.b, 1, [claim(mode="shared")], floor=one)
+            self.log.force(one, released(one, "forced", by="uid:0"), delayed("r", self.log.ms + 1010), now=True)
+            self.log.policy({"pattern": "*", "lock_delay_ms": 900})
+            self.log.add("barrier", ms=self.log.ms + 500)
+            self.log.force(two, released(two, "forced", by="uid:0"), delayed("r", self.log.ms + 910), now=True)
+            self.log.activate()
+            self.log.grant(self.b, 2, ms=self.log.ms + wait)
+            self.good() if right else self.bad("Admission")
 
     def test_partition(self):
         for partition in range(4):

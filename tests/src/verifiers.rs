@@ -91,29 +91,20 @@ pub enum Verdict {
     Clean,
     /// The first record at which something is.
     FirstBad(u64),
-    /// The first record that says what the verifier does not know. The one in Python cannot tell, or says so of
-    /// words that rules 1 do not have.
+    /// The record with which a format or decision rules begin that the verifier does not know.
     NotUnderstood(u64),
     /// It cannot tell.
     Unreadable,
 }
 
 impl Verdict {
-    /// Whether the binary's verdict and Python's are the same.
-    pub fn agrees(self, python: Self) -> bool {
-        match (self, python) {
-            (Self::NotUnderstood(index), Self::FirstBad(bad)) => index == bad,
-            (Self::NotUnderstood(_), Self::Unreadable) => true,
-            _ => self == python,
-        }
-    }
-
     /// That of the verifier in Python, from what it said of one log.
     pub fn of_python(log: &Value) -> Self {
+        let unknown_from = log["unknown_from"].as_u64();
         match (log["verdict"].as_str(), log["violation"]["index"].as_u64()) {
             (Some("clean"), _) => Self::Clean,
             (Some("violation"), Some(index)) => Self::FirstBad(index),
-            _ => Self::Unreadable,
+            _ => unknown_from.map_or(Self::Unreadable, Self::NotUnderstood),
         }
     }
 }
