@@ -118,7 +118,8 @@ def check_kinds(command, asked, names):
 
 
 def check_acquire(asked, name, event):
-    """Commands and events: `granted` and `queued` repeat what was asked. `owner` is not checked."""
+    """Commands and events: `granted` and `queued` repeat what was asked. Whose owner it is, is not checked."""
+    need("owner" in asked or "owner" not in event, FIT, "an owner that was not asked for")
     need(claim_dict(asked["claims"], ordered=True) == claim_dict(event["claims"], ordered=True), FIT,
          "the claims are not those that were asked")
     need(asked.get("priority", 0) == event.get("priority", 0), FIT, "the priority is not what was asked")

@@ -33,7 +33,7 @@ class Requests(RulesCase):
                        dict(reply_to="x")):
             self.again().open(change=change)
             self.bad(self.FIT)
-        for change in (dict(session=self.b), dict(seq=2), dict(claims=[claim("s")]), dict(priority=1), dict(hold_max_ms=1), dict(wait_ms=1), dict(reason="x"), dict(value="x")):
+        for change in (dict(session=self.b), dict(seq=2), dict(claims=[claim("s")]), dict(priority=1), dict(hold_max_ms=1), dict(wait_ms=1), dict(reason="x"), dict(value="x"), dict(owner=[2, 1])):
             self.again().queue(self.a, 1, change=change)
             self.bad(self.FIT)
         self.again().queue(self.a, 1, wait_ms=0)

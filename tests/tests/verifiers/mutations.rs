@@ -173,6 +173,8 @@ const MUTATIONS: &[Mutation] = &[
     ("no hold limit where the rule has one", bad(41), |log| without(event(log, 41, 0), "hold_max_ms")),
     ("a hold limit above what was asked", bad(22), |log| event(log, 22, 0)["hold_max_ms"] = json!(600_001)),
     ("a wait limit that was not asked for", bad(22), |log| event(log, 22, 0)["wait_ms"] = json!(20_001)),
+    ("an owner that was not asked for", bad(10), |log| event(log, 10, 0)["owner"] = json!([2, 1])),
+    ("another owner than the waiter's", bad(22), |log| event(log, 22, 0)["owner"] = json!([2, 1])),
     // Sessions and numbers.
     ("an attach that lowers n", bad(29), |log| {
         let attach = json!({"session": 6, "n": 0});

@@ -129,10 +129,9 @@ impl Fold {
         }
         self.count_events(&record)?;
         let cx = Cx { index: record.index, at: record.at, command: &record.command };
-        match cx.command {
-            // Also where nothing was due, and where the request was refused.
-            Command::Tick { at } => self.tick_counts(&cx, *at)?,
-            _ => {}
+        // Also where nothing was due.
+        if let Command::Tick { at } = cx.command {
+            self.tick_counts(&cx, *at)?;
         }
         for event in record.events {
             self.event(&cx, record.epoch, event)?;
@@ -197,9 +196,9 @@ impl Fold {
         if bytes > DELAYED_BYTES_MAX {
             return broken!(Withheld, "lock-delays that take {bytes} bytes, {DELAYED_BYTES_MAX} may be");
         }
-        for (id, delayed) in &self.lost {
+        for (id, _) in &self.lost {
             let name = self.resources.name(*id);
-            if !*delayed
+            if !begun.contains(id)
                 && self.resources.lock_delay_ms(*id) > 0
                 && bytes + delayed_bytes(name) <= DELAYED_BYTES_MAX
             {

@@ -596,6 +596,7 @@ fn as_asked(asked: &AcquireCommand, root: &Root, same_claims: bool) -> Result<()
     let same = (asked.session, asked.seq, asked.priority, asked.wait_ms)
         == (root.session, root.seq, root.priority, root.wait_ms)
         && (&asked.reason, &asked.value) == (&root.reason, &root.value)
+        && (asked.owner.is_some() || root.owner.is_none())
         && same_claims;
     if same { Ok(()) } else { broken!(Decision, "it is not what its `acquire` asked") }
 }

@@ -5,7 +5,7 @@ mod mutations;
 mod sources;
 mod story;
 
-use self::story::{B, C, Log, acquire, exclusive, granted, held, queued, story};
+use self::story::{A, B, C, Log, acquire, at, exclusive, granted, held, queued, story};
 use super::{Live, Report, Verifier, Violation};
 use serde_json::json;
 
@@ -49,6 +49,29 @@ fn a_report_reads_as_a_table_and_as_json() {
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["live"]["held"], 0);
     assert_eq!(json["last_index"], 54);
+}
+
+#[test]
+fn a_resource_lost_twice_in_a_record_is_delayed_once() {
+    let shared = json!([{"resource": "delay/x", "mode": "shared"}]);
+    let mut log = story();
+    log.0.truncate(6);
+    for (session, ms) in [(A, 20), (B, 30)] {
+        log.push(
+            1,
+            ms,
+            acquire(session, 1, shared.clone()),
+            granted(session, 1, held("delay/x", "shared", None, 1, 6)),
+        );
+    }
+    let ended = |session: u64| json!({"session_ended": {"session": session, "reason": "lease_expired"}});
+    let delayed = json!({"delayed": {"resource": "delay/x", "until": at(10_600)}});
+    log.push(1, 10_100, json!({"tick": {"at": at(10_050)}}), json!([ended(A), delayed, ended(B)]));
+    verify(&log).unwrap_or_else(|violation| panic!("{violation}"));
+    log.0[8]["events"] = json!([ended(A), delayed, ended(B), delayed]);
+    assert_eq!(verify(&log).unwrap_err().index, 8);
+    log.0[8]["events"] = json!([ended(A), ended(B)]);
+    assert_eq!(verify(&log).unwrap_err().index, 8);
 }
 
 #[test]
