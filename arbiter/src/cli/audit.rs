@@ -4,7 +4,7 @@ use super::folders::log_folders;
 use super::output::{Failure, Output, exit};
 use super::{Global, Outcome};
 use arbiterq::audit::replay::{self, ReplayError, replay_folder};
-use arbiterq::audit::verify::{Progress, VerifyError, verify_folder};
+use arbiterq::audit::verify::{Progress, Promise, VerifyError, verify_folder};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt::Display;
@@ -121,6 +121,12 @@ pub(crate) fn verify(folder: &Path) -> Result<arbiterq::audit::verify::Report, F
         let _ = write!(std::io::stderr(), "\r{:40}\r", "");
     }
     verified.map_err(|error| match error {
+        VerifyError::Violation(violation) if violation.promise == Promise::Understood => {
+            let what = format!("cannot check {} from record {}", folder.display(), violation.index);
+            Failure::new("log", exit::LOG, what)
+                .part("found", violation.what.clone())
+                .part("done", "nothing is said of the log")
+        }
         VerifyError::Violation(violation) => {
             let what = format!("{} is not verified: record {}", folder.display(), violation.index);
             let place = violation.file.as_ref().map(|file| match violation.line {
