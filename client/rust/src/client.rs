@@ -171,7 +171,9 @@ impl Client {
     /// The holder hears first and has one lease to stop; with `now` it has not, and only fencing protects.
     ///
     /// # Errors
-    /// `Refused(HolderChanged)` if it is not in force any more; or no answer.
+    /// `Refused(HolderChanged)` if it is not in force any more; `Unknown` if the arbiter says so after the
+    /// connection broke on the way, as then it may be this call that ended it; or no answer, and it may have been
+    /// done or not.
     ///
     /// # Cancel safety
     /// Dropped half-way, it may have been done or not.

@@ -108,8 +108,9 @@ impl Grant {
         &self.parts.receipt
     }
 
-    /// The request that is this grant's owner: pass it on, and what another program asks for in its name is
-    /// judged as asked for by the same.
+    /// This request's own name, `(session, seq)`, to be passed on as an [owner](crate::Acquire::owner): what is
+    /// asked for in its name has the same owner as this request. Where this one was made for another, the arbiter
+    /// finds the owner of both, as long as this one is live.
     pub fn owner(&self) -> OwnerRef {
         self.parts.owner
     }

@@ -238,8 +238,9 @@ struct Session {
     alive_wanted: bool,
     /// Grants that we have heard of: what is said of another is said of one whose `granted` was lost.
     seen: BTreeSet<Token>,
-    /// The index of the newest `alive`.
+    /// The index of the newest `alive`, and the grants that it names: any other up to that index is over.
     judged: u64,
+    judged_held: BTreeSet<Token>,
     keep_alive_at: Micros,
     /// Silence is counted from the last `attach` at the earliest.
     heard_from: Micros,

@@ -75,12 +75,13 @@ impl Line {
         self.current.as_ref().is_some_and(|current| current.id == id)
     }
 
-    /// Queues a message for the present connection; without one it is not sent.
-    pub(super) fn send(&mut self, request: &Request) {
+    /// Queues a message for the present connection; without one it is not sent. Whether there is one.
+    pub(super) fn send(&mut self, request: &Request) -> bool {
         if self.current.is_some() {
             self.out.extend_from_slice(&request.encode());
             self.out.push(b'\n');
         }
+        self.current.is_some()
     }
 
     /// Sends what is queued. False if the connection is no good any more.
