@@ -113,7 +113,8 @@ fn run_in_namespace(test: &str) {
         .args(["--exact", test, "--nocapture"])
         .env(IN_NAMESPACE, "1")
         .output();
-    let run = run.unwrap_or_else(|error| panic!("no small disk: this user may not mount, and unshare: {error}"));
+    let run =
+        run.unwrap_or_else(|error| panic!("no small disk: this user may not mount, and unshare: {error}"));
     let said = [run.stdout, run.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(run.status.success() && said.contains("1 passed"), "in a namespace: {said}");
 }
