@@ -284,7 +284,7 @@ pub fn replay_folder(dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<Report
         let what = match read {
             Ok(sealed) if replay.is_next(&sealed) => {
                 replay.record(&sealed)?;
-                if index % 10_000 == 0 {
+                if index.is_multiple_of(10_000) {
                     progress(index);
                 }
                 continue;

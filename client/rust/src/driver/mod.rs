@@ -217,8 +217,11 @@ impl Driver {
         if self.cores.values().all(SessionCore::settled) {
             self.line.drop_earlier();
         }
+        if self.cores.values().all(|core| core.deadline(now).is_none()) {
+            self.line.make_room();
+        }
         if !self.line.flush() {
-            self.disconnected(now);
+            self.given_up(now);
         }
     }
 
@@ -344,6 +347,8 @@ impl Driver {
                     self.reply(&reply, now);
                 }
             }
+            Incoming::Unreadable if self.line.is_current(connection) => self.given_up(now),
+            Incoming::Unreadable => {}
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
         }
@@ -417,8 +422,20 @@ impl Driver {
         }
     }
 
+    /// The other side has ended the connection.
     fn disconnected(&mut self, now: Micros) {
         self.line.lost(now);
+        self.unreachable(now);
+    }
+
+    /// The connection is of no use. It is not closed: that would tell the arbiter that this program is dead, while
+    /// its users still hold what they hold.
+    fn given_up(&mut self, now: Micros) {
+        self.line.give_up(now);
+        self.unreachable(now);
+    }
+
+    fn unreachable(&mut self, now: Micros) {
         for partition in self.cores.keys().copied().collect::<Vec<_>>() {
             self.core(partition).disconnected(now);
             self.drain(partition, now);
