@@ -148,8 +148,9 @@ def only_zeros(file, offset):
 # ---- one partition -------------------------------------------------------------------------------------------------
 
 class Verifier:
-    def __init__(self, folder, partition=None):
+    def __init__(self, folder, partition=None, receipts=()):
         self.folder, self.partition = folder, partition
+        self.receipts, self.borne_out = sorted(receipts, key=lambda receipt: receipt["index"], reverse=True), 0
         self.notes, self.counts = [], {"records": 0, "epochs": 0, "sessions": 0, "grants": 0}
         self.index, self.hash = None, ZERO  # the tip
         self.started = None  # the last epoch_started
@@ -173,6 +174,8 @@ class Verifier:
             self.last_segment = name == segments[-1]
             self.read_segment(name)
         self.check_folder(before, segments)
+        if self.receipts:
+            self.damage(self.expected, "Receipts (3)", "the log ends, and a receipt is of record %d" % self.receipts[-1]["index"])
 
     def damage(self, index, rule, message, file=None, line=None):
         raise Damage(index, rule, message, file or self.file, line if file else self.line)
@@ -227,6 +230,7 @@ class Verifier:
         try:
             if self.index is None:
                 self.begin(record, first)
+            self.check_receipts(record, digest)
             self.check_chain(record)
             if type(self.mark) is tuple and record.index == self.mark[0] and digest != self.mark[1]:
                 raise Wrong("Durable mark (1)", "the record has another hash than the durable mark says")
@@ -274,6 +278,19 @@ class Verifier:
             raise Wrong("Durable mark (1)", "prev is not the hash in the durable mark")
         self.notes.append("starts at index %d, not at the genesis; checkpoint of %d. Checked: the chain, and from index %d "
                           "the rules that need no state" % (record.index, newest["of"], self.rules_from))
+
+    def check_receipts(self, record, digest):
+        """Section 3, Proof and receipts: those of this partition are of this log, and have its records' hashes."""
+        if record.command == "create":
+            genesis = self.state.genesis
+            self.receipts = [receipt for receipt in self.receipts if receipt["partition"] == genesis["partition"]]
+            if any(receipt["log_id"] != genesis["log_id"] for receipt in self.receipts):
+                raise Wrong("Receipts (3)", "a receipt is of another log")
+        while self.receipts and self.receipts[-1]["index"] <= record.index:
+            receipt = self.receipts.pop()
+            if (receipt["index"], receipt["hash"]) != (record.index, digest):
+                raise Wrong("Receipts (3)", "a receipt of record %d has another hash" % receipt["index"])
+            self.borne_out += 1
 
     def check_chain(self, record):
         """Sections 3 and 7, Chain: genesis once, epochs, time, nothing after `closed`."""
@@ -337,13 +354,28 @@ class Verifier:
             live = {"sessions": len(self.state.sessions), "waiting": self.state.waiting,
                     "held": len(self.state.grants), "delayed": len(self.state.delays)}
         marked = self.mark[0] if type(self.mark) is tuple else None
-        return dict(self.counts, tip=None if self.index is None else {"index": self.index, "hash": self.hash},
+        return dict(self.counts, receipts=self.borne_out, tip=None if self.index is None else {"index": self.index, "hash": self.hash},
                     durable=marked, live=live, torn_tail=self.torn, notes=self.notes)
 
 
-def verify(folder, partition=None):
+def read_receipts(files):
+    """Each line of each file is one: `{log_id, partition, index, hash}`."""
+    receipts = []
+    for name in files:
+        with open(name, encoding="utf-8") as file:
+            for line in filter(str.strip, file):
+                receipt = json.loads(line)
+                if set(receipt) != {"log_id", "partition", "index", "hash"}:
+                    raise ValueError("%s: not a receipt" % name)
+                receipts.append(receipt)
+        if not receipts:
+            raise ValueError("%s: no receipt" % name)
+    return receipts
+
+
+def verify(folder, partition=None, receipts=()):
     """A partition's folder to (exit code, report)."""
-    verifier = Verifier(folder, partition)
+    verifier = Verifier(folder, partition, receipts)
     code, extra = CLEAN, {}
     try:
         verifier.run()
@@ -395,12 +427,18 @@ def main(arguments=None):
     parser.add_argument("folder", metavar="FOLDER", help="a partition's log folder, or a data folder")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="nothing but the exit code")
+    parser.add_argument("--receipt", metavar="FILE", action="append", default=[], help="receipts that must be borne out")
     options = parser.parse_args(arguments)
     try:
-        results = [(name,) + verify(folder, partition) for name, folder, partition in folders(options.folder)]
-    except OSError as error:
+        receipts = read_receipts(options.receipt)
+        results = [(name,) + verify(folder, partition, receipts) for name, folder, partition in folders(options.folder)]
+        if sum(report["receipts"] for _, _, report in results) < len(receipts) and all(not code for _, code, _ in results):
+            results = [(name, VIOLATION, dict(report, verdict="violation", violation={
+                "index": 0, "rule": "Receipts (3)", "message": "a receipt is of no partition here", "file": options.receipt[0], "line": None}))
+                for name, _, report in results]
+    except (OSError, ValueError) as error:
         results = [(options.folder, UNREADABLE, {"verdict": "unreadable", "unreadable": str(error), "records": 0, "epochs": 0,
-                                                 "sessions": 0, "grants": 0, "tip": None, "live": None,
+                                                 "sessions": 0, "grants": 0, "receipts": 0, "tip": None, "live": None,
                                                  "durable": None, "torn_tail": None, "notes": []})]
     codes = [code for _, code, _ in results]
     worst = VIOLATION if VIOLATION in codes else max(codes)

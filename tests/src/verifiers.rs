@@ -44,7 +44,7 @@ pub fn both_are_clean(data: &Path) -> Vec<Report> {
     let reports: Vec<_> = folders
         .iter()
         .map(|folder| {
-            let verified = verify_folder(folder, &mut |_| {});
+            let verified = verify_folder(folder, &[], &mut |_| {});
             let report = verified.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
             let replayed = replay_folder(folder, &mut |_| {});
             let replayed = replayed.unwrap_or_else(|error| panic!("{}: {error:?}", folder.display()));
@@ -80,7 +80,7 @@ pub fn python_says(folder: &Path) -> Value {
 /// # Panics
 /// If the folder cannot be read.
 pub fn binary_verdict(folder: &Path) -> Verdict {
-    match verify_folder(folder, &mut |_| {}) {
+    match verify_folder(folder, &[], &mut |_| {}) {
         Ok(_) => Verdict::Clean,
         Err(VerifyError::Violation(violation)) if violation.promise == Promise::Understood => {
             Verdict::NotUnderstood(violation.index)

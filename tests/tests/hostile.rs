@@ -28,7 +28,7 @@ fn reason(answer: &Value) -> &str {
 
 async fn verified(service: Service, folder: &std::path::Path) {
     service.stop().await.unwrap();
-    verify_folder(&folder.join("0"), &mut |_| {}).unwrap();
+    verify_folder(&folder.join("0"), &[], &mut |_| {}).unwrap();
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn with_few_file_descriptors_it_refuses_connections_and_goes_on() {
     let ended = first.hear().await.unwrap();
     assert!(ended["session_ended"].is_object(), "{ended}");
     Served { url, process }.stop().await;
-    verify_folder(&folder.path().join("0"), &mut |_| {}).unwrap();
+    verify_folder(&folder.path().join("0"), &[], &mut |_| {}).unwrap();
 }
 
 /// Carries bytes between a client and a service, connection by connection, as the test says.

@@ -5,8 +5,10 @@ use super::output::{Failure, Output, exit};
 use super::{Global, Outcome};
 use arbiterq::audit::replay::{self, ReplayError, replay_folder};
 use arbiterq::audit::verify::{Progress, Promise, VerifyError, verify_folder};
+use arbiterq_client::Receipt;
 use serde::Serialize;
 use serde_json::json;
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,9 @@ pub(crate) enum Audit {
     Verify {
         /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
         source: PathBuf,
+        /// Receipts, a line of JSON each, as `run --receipt` writes them: each must be borne out by the log
+        #[arg(long = "receipt", value_name = "FILE")]
+        receipts: Vec<PathBuf>,
     },
     /// Decide every command again and compare: events, and the memory at each checkpoint
     Replay {
@@ -34,7 +39,23 @@ impl Audit {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let output = global.output();
         match self {
-            Self::Verify { source } => judge(&source, &output, "verified", verify),
+            Self::Verify { source, receipts } => {
+                let receipts = read_receipts(&receipts)?;
+                let of_none = Cell::new(receipts.len() as u64);
+                let verified = judge(&source, &output, "verified", |folder| {
+                    let report = verify(folder, &receipts)?;
+                    of_none.set(of_none.get() - report.receipts);
+                    Ok(report)
+                })?;
+                match of_none.get() {
+                    0 => Ok(verified),
+                    some => {
+                        let what =
+                            format!("{some} of the receipts are of no partition in {}", source.display());
+                        Err(Failure::new("not-verified", exit::NO, what))
+                    }
+                }
+            }
             Self::Replay { source } => judge(&source, &output, "replayed", replay),
         }
     }
@@ -67,6 +88,23 @@ fn judge<R: Display + Serialize>(
         }
     }
     last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.clone()))
+}
+
+fn read_receipts(files: &[PathBuf]) -> Result<Vec<Receipt>, Failure> {
+    let mut receipts = Vec::new();
+    for file in files {
+        let unreadable =
+            |what: String| Failure::new("receipt", exit::LOG, format!("{}{what}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| unreadable(format!(": {error}")))?;
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
+            let receipt = serde_json::from_str(line);
+            receipts.push(receipt.map_err(|error| unreadable(format!(", line {}: {error}", i + 1)))?);
+        }
+        if text.lines().all(str::is_empty) {
+            return Err(unreadable(" has no receipt".to_owned()));
+        }
+    }
+    Ok(receipts)
 }
 
 /// Between two lines of progress, in records.
@@ -104,7 +142,10 @@ fn not_replayed(folder: &Path, error: &ReplayError) -> Failure {
 }
 
 /// Verifies one log folder, with a line of progress on a terminal.
-pub(crate) fn verify(folder: &Path) -> Result<arbiterq::audit::verify::Report, Failure> {
+pub(crate) fn verify(
+    folder: &Path,
+    receipts: &[Receipt],
+) -> Result<arbiterq::audit::verify::Report, Failure> {
     let terminal = std::io::stderr().is_terminal();
     let mut next = PROGRESS_BYTES;
     let mut shown = false;
@@ -116,7 +157,7 @@ pub(crate) fn verify(folder: &Path) -> Result<arbiterq::audit::verify::Report, F
             let _ = write!(std::io::stderr(), "\rverifying: {percent} %, record {}  ", progress.index);
         }
     };
-    let verified = verify_folder(folder, &mut progress);
+    let verified = verify_folder(folder, receipts, &mut progress);
     if shown {
         let _ = write!(std::io::stderr(), "\r{:40}\r", "");
     }

@@ -5,6 +5,8 @@ use crate::core::RequestId;
 use crate::driver::{Command, Handle};
 use crate::error::Error;
 use crate::wire::{Claim, Hash, LogId, OwnerRef, Reason, SessionId, Token};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::OnceLock;
@@ -13,7 +15,19 @@ use std::task::Poll;
 use tokio::sync::{oneshot, watch};
 
 /// Proof of a grant: who holds it can show a changed, rewritten or cut log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Written down it is one line of JSON, which `arbiter audit verify --receipt FILE` takes.
+///
+/// ```
+/// let line = r#"{"log_id":"00112233445566778899aabbccddeeff","partition":0,"index":7,"hash":"HASH"}"#
+///     .replace("HASH", &"9c".repeat(32));
+/// let receipt: arbiterq_client::Receipt = serde_json::from_str(&line)?;
+/// assert_eq!(receipt.index, 7);
+/// assert_eq!(receipt.to_string(), line);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// The log.
     pub log_id: LogId,
@@ -23,6 +37,13 @@ pub struct Receipt {
     pub index: u64,
     /// That record's hash.
     pub hash: Hash,
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A value of ours with a writer that cannot fail.
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
 }
 
 /// The grant is not held any more.

@@ -7,12 +7,14 @@
 
 use super::fold::Fold;
 use super::line::Line;
-use super::promise::{Promise, Violation};
+use super::promise::{Broken, Promise, Violation};
+use super::receipts::Receipts;
 use super::report::{FolderReport, Report, Unfinished};
 use super::{Fault, Progress, Verifier, VerifyError};
 use crate::log::checkpoint::Manifest;
 use crate::log::file::{Mark as DurableMark, ReadError};
 use crate::log::record::RECORD_BYTES_MAX;
+use arbiterq_client::Receipt;
 use arbiterq_client::wire::Hash;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -75,8 +77,12 @@ struct Batch {
     lines: Vec<(Line, u64)>,
 }
 
-pub(super) fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, VerifyError> {
-    Folder::open(dir)?.verify(progress)
+pub(super) fn verify(
+    dir: &Path,
+    receipts: &[Receipt],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report, VerifyError> {
+    Folder::open(dir)?.verify(receipts, progress)
 }
 
 impl Names {
@@ -118,11 +124,15 @@ impl Folder {
         Ok(Self { path: dir.to_owned(), mark, before, segments, stray })
     }
 
-    pub(super) fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Report, VerifyError> {
+    pub(super) fn verify(
+        &self,
+        receipts: &[Receipt],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Report, VerifyError> {
         thread::scope(|scope| {
             let (sender, batches) = sync_channel(BATCHES_AHEAD);
             scope.spawn(move || read_all(&self.segments, &sender));
-            self.check(&batches, progress)
+            self.check(&batches, receipts, progress)
         })
     }
 
@@ -137,9 +147,10 @@ impl Folder {
     fn check(
         &self,
         batches: &Receiver<Result<Batch, VerifyError>>,
+        receipts: &[Receipt],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, VerifyError> {
-        let mut verifier = Verifier::new();
+        let mut verifier = Verifier { receipts: Receipts::new(receipts), ..Verifier::default() };
         let mut report = FolderReport {
             path: self.path.clone(),
             segments: self.segments.len() as u64,
@@ -194,11 +205,15 @@ impl Folder {
         }
         report.durable_index = self.reaches_mark(&verifier)?;
         self.mark_keeps_up()?;
+        if let Err(Broken { promise, what }) = verifier.receipts.end() {
+            let file = self.segments.last().map_or(&self.path, |segment| &segment.path);
+            return violation(self.expected(&verifier), file, 0, promise, what);
+        }
         if let Some(stray) = &self.stray {
             let what = "a name that no segment has".to_owned();
             return violation(self.expected(&verifier), stray, 0, Promise::Evidence, what);
         }
-        Ok(Report::of(&verifier.fold, Some(report)))
+        Ok(Report::of(&verifier.fold, verifier.receipts.confirmed, Some(report)))
     }
 
     /// A segment is named by its first record, which follows the last one of the segment before.

@@ -22,6 +22,7 @@ mod line;
 mod live;
 mod names;
 mod promise;
+mod receipts;
 mod report;
 mod requests;
 mod resources;
@@ -34,6 +35,8 @@ pub use report::{FolderReport, Live, Report, Unfinished};
 
 use self::line::Line;
 use self::promise::Broken;
+use self::receipts::Receipts;
+use arbiterq_client::Receipt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -68,12 +71,17 @@ pub enum VerifyError {
 
 /// Verifies the log folder of one partition. It is only read, and an arbiter may write to it meanwhile.
 ///
-/// `progress` is called now and then, some hundred times a second.
+/// `receipts` of this log's partition must be borne out by it; others are not looked at. `progress` is called now
+/// and then, some hundred times a second.
 ///
 /// # Errors
 /// The first violation, or what could not be read.
-pub fn verify_folder(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, VerifyError> {
-    folder::verify(dir, progress)
+pub fn verify_folder(
+    dir: &Path,
+    receipts: &[Receipt],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report, VerifyError> {
+    folder::verify(dir, receipts, progress)
 }
 
 /// Verifies the lines of a log one after the other, as they come from wherever.
@@ -91,6 +99,7 @@ pub fn verify_folder(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<R
 #[derive(Default)]
 pub struct Verifier {
     fold: fold::Fold,
+    receipts: Receipts,
     lines: u64,
 }
 
@@ -116,7 +125,7 @@ impl Verifier {
 
     /// What was verified so far.
     pub fn finish(&self) -> Report {
-        Report::of(&self.fold, None)
+        Report::of(&self.fold, self.receipts.confirmed, None)
     }
 
     fn next_index(&self) -> u64 {
@@ -135,7 +144,9 @@ impl Verifier {
             }
         };
         self.fold.extends(&record).map_err(Fault::no_record)?;
-        self.fold.take(record, line.hash).map_err(|broken| Fault { no_record: false, broken })?;
+        let told = |broken| Fault { no_record: false, broken };
+        self.receipts.record(&record, line.hash).map_err(told)?;
+        self.fold.take(record, line.hash).map_err(told)?;
         self.fold.counts.records += 1;
         Ok(())
     }

@@ -56,6 +56,8 @@ pub struct Report {
     pub live: Live,
     /// Whether the log was ended by its arbiter for good.
     pub closed: bool,
+    /// Receipts that the log bears out.
+    pub receipts: u64,
     /// Where it was read, if it was a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<FolderReport>,
@@ -108,7 +110,7 @@ pub struct Unfinished {
 }
 
 impl Report {
-    pub(super) fn of(fold: &Fold, folder: Option<FolderReport>) -> Self {
+    pub(super) fn of(fold: &Fold, receipts: u64, folder: Option<FolderReport>) -> Self {
         let counts = &fold.counts;
         let held = fold.grants.len() as u64;
         debug_assert_eq!(
@@ -138,6 +140,7 @@ impl Report {
                 resources: fold.resources.count() as u64,
             },
             closed: fold.closed,
+            receipts,
             folder,
         }
     }
@@ -181,6 +184,9 @@ impl fmt::Display for Report {
                     ),
                 )?;
             }
+        }
+        if self.receipts > 0 {
+            row("receipts", format_args!("{}, borne out", self.receipts))?;
         }
         if self.closed {
             row("closed", format_args!("the log was ended by its arbiter"))?;

@@ -33,7 +33,10 @@ use child::{Child, Spawned};
 use control::{Exit, FromGuard, ToGuard};
 use serde_json::json;
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use terminal::Terminal;
@@ -85,6 +88,9 @@ pub(crate) struct Run {
     /// From TERM to KILL when the command has to stop [default: 5s, at most a third of the lease]
     #[arg(long, value_name = "DUR", value_parser = duration)]
     kill_after: Option<Duration>,
+    /// Add the grant's receipt to this file, a line of JSON, before the command starts: `audit verify --receipt` takes it
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
     /// What to run
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -259,6 +265,7 @@ struct Ended {
 impl Held<'_> {
     /// Runs the command to its end.
     async fn command(&self, child: &mut Child, signals: &mut Signals) -> Result<Ended, Failure> {
+        self.keep_receipt()?;
         let mut belief = self.grant.deadline();
         let now = *belief.borrow_and_update();
         let kill_after = self.kill_after();
@@ -322,6 +329,19 @@ impl Held<'_> {
         };
         terminal.take_back();
         Ok(ended)
+    }
+
+    fn keep_receipt(&self) -> Result<(), Failure> {
+        let Some(path) = &self.run.receipt else { return Ok(()) };
+        let line = format!("{}\n", self.grant.receipt());
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()).and_then(|()| file.sync_all())).map_err(
+            |error| {
+                let what = format!("cannot write the receipt to {}: {error}", path.display());
+                Failure::new("receipt", exit::IO, what)
+                    .part("done", "the grant is given back; the command was not started")
+            },
+        )
     }
 
     /// From TERM to KILL: a third of the lease at most, of the one that was given.

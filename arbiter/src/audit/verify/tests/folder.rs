@@ -33,7 +33,7 @@ fn mark(dir: &Path, index: usize, lines: &[Vec<u8>]) {
 }
 
 fn verify(dir: &Path) -> Result<Report, VerifyError> {
-    verify_folder(dir, &mut |_| {})
+    verify_folder(dir, &[], &mut |_| {})
 }
 
 /// Index, line, file name and promise of the violation in a folder.
@@ -54,7 +54,7 @@ const SECOND: &str = "00000000000000000020.log";
 fn segments_are_one_log() {
     let (dir, lines) = written(&[0, 20, 40], 54);
     let mut seen: Vec<Progress> = Vec::new();
-    let report = verify_folder(dir.path(), &mut |progress| seen.push(progress)).unwrap();
+    let report = verify_folder(dir.path(), &[], &mut |progress| seen.push(progress)).unwrap();
     assert_eq!((report.records, report.last_index, report.tip_hash), (55, 54, hash_of(&lines[54])));
     let folder = report.folder.as_ref().unwrap();
     assert_eq!((folder.segments, folder.bytes), (3, text(&lines).len() as u64));
@@ -256,7 +256,7 @@ fn a_log_may_grow_meanwhile() {
     fs::write(segment(dir.path(), 50), text(&lines[50..])).unwrap();
     fs::write(dir.path().join("checkpoint-00000000000000000020.manifest"), manifest(20, 30)).unwrap();
     mark(dir.path(), 54, &lines);
-    let report = folder.verify(&mut |_| {}).unwrap();
+    let report = folder.verify(&[], &mut |_| {}).unwrap();
     assert_eq!((report.last_index, report.folder.unwrap().durable_index), (49, Some(19)));
 }
 
