@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod contract;
+pub mod strace;
 pub mod verifiers;
 
 use arbiterq::log::chain::hash_of;
