@@ -11,9 +11,8 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 /// What changes a log folder; those that a machine does not have are left out.
-const CHANGES: [&str; 9] = [
-    "write", "pwrite64", "ftruncate", "fdatasync", "fsync", "rename", "?renameat", "unlink", "?unlinkat",
-];
+const CHANGES: [&str; 9] =
+    ["write", "pwrite64", "ftruncate", "fdatasync", "fsync", "rename", "?renameat", "unlink", "?unlinkat"];
 
 /// The files of a log folder, by what a failure at them means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
