@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod contract;
+pub mod fuzz;
 pub mod strace;
 pub mod verifiers;
 

@@ -245,7 +245,12 @@ impl Judge {
 
     fn refused_at(&mut self, files: &Files, mutations: &[Mutation], at: &dyn Fn(&Mutation) -> Vec<u64>) {
         for (mutation, verdict) in mutations.iter().zip(self.verdicts(files, mutations)) {
-            let Verdict::FirstBad(index) = verdict else { panic!("{mutation:?}: {verdict:?}") };
+            let index = match verdict {
+                Verdict::FirstBad(index) => index,
+                // A version of the format or of the rules that nobody knows is refused in words of its own.
+                Verdict::NotUnderstood(index) if matches!(mutation.change, Change::Flip(_)) => index,
+                _ => panic!("{mutation:?}: {verdict:?}"),
+            };
             assert!(
                 at(mutation).contains(&index),
                 "{mutation:?}: named {index}, not one of {:?}",
@@ -325,6 +330,7 @@ async fn every_change_at_or_below_the_mark_is_refused_by_both_at_the_same_record
         verdicts.iter().filter(|verdict| matches!(verdict, Verdict::FirstBad(i) if i > tip)).count();
     let clean = verdicts.iter().filter(|verdict| **verdict == Verdict::Clean).count();
     assert_eq!(refused + clean, verdicts.len());
+    println!("{:?}", files.0.iter().map(|(name, bytes)| (name, bytes.len())).collect::<Vec<_>>());
     println!("{:?} changes judged by the binary and by Python; {clean} of a manifest accepted", judge.judged);
     assert!(judge.judged[0] > 10_000 && judge.judged[1] > 1_000 && refused > 0);
 }
@@ -388,7 +394,8 @@ async fn a_start_takes_nothing_that_was_changed() {
             .filter(move |m| matches!(m.change, Change::Flip(bit) if bit / 8 >= from))
     }));
     mutations.extend(flips(files, "durable"));
-    for mutation in mutations.iter().step_by(5) {
+    let one_in = if Judge::new(Vec::new()).all { 1 } else { 11 };
+    for mutation in mutations.iter().step_by(one_in) {
         let path: PathBuf = folder.path().join(&mutation.file);
         let changed = mutation.bytes(files, other);
         std::fs::write(&path, &changed).unwrap();
@@ -401,5 +408,5 @@ async fn a_start_takes_nothing_that_was_changed() {
         }
         files.write(folder.path());
     }
-    println!("{} changes met by a start", mutations.len().div_ceil(5));
+    println!("{} changes met by a start", mutations.len().div_ceil(one_in));
 }
