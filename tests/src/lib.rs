@@ -180,6 +180,14 @@ pub fn write_folder(folder: &Path, lines: &[Vec<u8>]) {
     write_mark(folder, lines.last().map(Vec::as_slice));
 }
 
+/// A folder for what is written and read very often: in memory, where there is a place for that.
+///
+/// # Panics
+/// If there is none at all.
+pub fn quick_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
+}
+
 /// Writes the durable mark at the last line.
 ///
 /// # Panics

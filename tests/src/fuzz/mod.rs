@@ -171,7 +171,7 @@ impl Fuzzer {
         };
         seeds.extend(files_of(&corpus(target)).into_values());
         assert!(!seeds.is_empty());
-        Self { target, seeds, files, scratch: tempfile::tempdir().expect("a folder") }
+        Self { target, seeds, files, scratch: crate::quick_folder() }
     }
 
     /// The inputs that it begins with.
@@ -332,7 +332,7 @@ fn read_log(input: &[u8]) -> String {
     let named = records.iter().flat_map(|sealed| checkpoints_of(&sealed.record));
     let mut replay = Replay::new(records.first().map_or(0, |first| first.record.index), named);
     let mut differs = None;
-    for sealed in records.iter().take_while(|_| true) {
+    for sealed in &records {
         if !replay.is_next(sealed) {
             break;
         }
@@ -377,12 +377,22 @@ fn chained(input: &[u8], random: &mut Random) -> Vec<u8> {
     log.join(&b'\n')
 }
 
-/// The words of an outcome without its numbers: inputs that differ in it are different kinds of inputs.
+/// The words of an outcome without its numbers and without what it quotes: inputs that differ in it are different
+/// kinds of inputs.
 pub fn kind_of(outcome: &str) -> String {
-    let mut kind: String = outcome.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
-    while kind.contains("##") {
-        kind = kind.replace("##", "#");
+    let mut kind = String::new();
+    let mut quote = None;
+    for c in outcome.chars() {
+        match quote {
+            Some(end) if c != end => continue,
+            Some(_) => quote = None,
+            None if matches!(c, '"' | '`') => quote = Some(c),
+            None => {}
+        }
+        let c = if c.is_ascii_digit() { '#' } else { c };
+        if !(c == '#' && kind.ends_with('#')) {
+            kind.push(c);
+        }
     }
-    kind.truncate(kind.char_indices().nth(160).map_or(kind.len(), |(at, _)| at));
-    kind
+    kind.chars().take(160).collect()
 }

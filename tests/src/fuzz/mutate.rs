@@ -155,8 +155,8 @@ fn edit_json_line(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let mut lines: Vec<Vec<u8>> = input.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
     let at = random.below(lines.len());
     let Ok(mut value) = serde_json::from_slice::<Value>(&lines[at]) else { return flip(input, random) };
-    let donor =
-        other.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).last();
+    let others: Vec<_> = other.split(|byte| *byte == b'\n').collect();
+    let donor = serde_json::from_slice(random.one_of::<&[u8]>(&others)).ok();
     edit(&mut value, donor.as_ref(), random);
     lines[at] = serde_json::to_vec(&value).unwrap_or_default();
     *input = lines.join(&b'\n');
