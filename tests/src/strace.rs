@@ -25,10 +25,9 @@ pub enum Class {
     Checkpoint,
     /// The folder itself.
     Folder,
+    /// The folders above it.
+    Above,
 }
-
-/// All of them.
-pub const CLASSES: [Class; 4] = [Class::Log, Class::FirstMark, Class::Checkpoint, Class::Folder];
 
 /// Indexes as of which a checkpoint may be, and with which a segment may begin, in a log of a test.
 const INDEXES: u64 = 160;
@@ -37,6 +36,9 @@ impl Class {
     fn of(log: &Path, file: &Path) -> Option<Self> {
         if file == log {
             return Some(Self::Folder);
+        }
+        if log.starts_with(file) {
+            return Some(Self::Above);
         }
         let name = file.strip_prefix(log).ok()?.to_str()?;
         match name {
@@ -52,6 +54,7 @@ impl Class {
     fn files(self, log: &Path) -> Vec<PathBuf> {
         match self {
             Self::Folder => vec![log.to_owned()],
+            Self::Above => log.ancestors().skip(1).map(Path::to_owned).collect(),
             Self::FirstMark => vec![log.join("durable.tmp")],
             Self::Log => {
                 let segments = (0..INDEXES).map(|first| log.join(format!("{first:020}.log")));

@@ -140,8 +140,13 @@ impl Client {
     }
 }
 
-/// What clients do; none as soon as the service is gone.
-async fn play(scenario: Scenario, url: &str, told: &mut Told, goes_on: &dyn Fn() -> bool) -> Option<()> {
+/// What clients do, and the clients, who stay connected; none as soon as the service is gone.
+async fn play(
+    scenario: Scenario,
+    url: &str,
+    told: &mut Told,
+    goes_on: &dyn Fn() -> bool,
+) -> Option<Vec<Client>> {
     let mut a = Client::open(url, 'a', told).await?;
     match scenario {
         Scenario::New => {
@@ -154,6 +159,7 @@ async fn play(scenario: Scenario, url: &str, told: &mut Told, goes_on: &dyn Fn()
                 let granted = b.hear(told).await?;
                 b.release(&granted, told).await?;
             }
+            return Some(vec![a, b]);
         }
         Scenario::Grown => {
             for _ in 0..5 {
@@ -165,7 +171,7 @@ async fn play(scenario: Scenario, url: &str, told: &mut Told, goes_on: &dyn Fn()
         }
         Scenario::Torn => drop(a.acquire(&["r".to_owned()], told).await?),
     }
-    Some(())
+    Some(vec![a])
 }
 
 /// Waits for the checkpoint once it is due, so that its record is in nobody's group.
@@ -241,7 +247,7 @@ async fn run(bases: &Bases, scenario: Scenario, at: Option<(&Point, Fault)>) -> 
     }
     let mut process = strace::start(&data, &trace, at);
     let mut told = Told::default();
-    let mut finished = false;
+    let mut clients = None;
     if let Some(line) = process.line_or_end().await {
         let ready: Value = serde_json::from_str(&line).unwrap();
         let pid = process.pid();
@@ -251,14 +257,14 @@ async fn run(bases: &Bases, scenario: Scenario, at: Option<(&Point, Fault)>) -> 
             is_there || !is_alive(pid) || strace::calls(&trace, &data).iter().any(|call| call.injected)
         };
         let url = ready["ready"]["url"].as_str().unwrap();
-        finished = play(scenario, url, &mut told, &goes_on).await.is_some();
-        if finished {
+        clients = play(scenario, url, &mut told, &goes_on).await;
+        if clients.is_some() {
             process.signal(Signal::TERM);
         }
     }
     let ended = process.ended().await;
     let calls = strace::calls(&trace, &data);
-    Run { folder, data, told, calls, code: ended.code, said: ended.said, finished }
+    Run { folder, data, told, calls, code: ended.code, said: ended.said, finished: clients.is_some() }
 }
 
 /// Starts it again where it was killed or failed: all that was told is there, and tokens rise.
