@@ -124,7 +124,9 @@ impl From<arbiterq_client::Error> for Failure {
     fn from(error: arbiterq_client::Error) -> Self {
         use arbiterq_client::ErrorKind as K;
         let exit = match error.kind() {
-            K::NoArbiter | K::Timeout | K::Closed | K::Lost(_) | K::SessionEnded => exit::UNAVAILABLE,
+            K::NoArbiter | K::Unknown | K::Timeout | K::Closed | K::Lost(_) | K::SessionEnded => {
+                exit::UNAVAILABLE
+            }
             K::Url => exit::USAGE,
             K::NotGranted | K::Busy => exit::NOT_GRANTED,
             K::Refused(_) => exit::REFUSED,

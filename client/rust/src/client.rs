@@ -112,6 +112,24 @@ impl Builder {
 /// A connection to an arbiter and the sessions on it. Cheap to clone; all clones share them.
 ///
 /// When the last clone, ticket and grant is dropped, the sessions are closed.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let arbiter = arbiterq::testing::in_process().await;
+/// use arbiterq_client::Client;
+/// use std::time::Duration;
+///
+/// // Elsewhere: Client::connect("tcp://127.0.0.1:7117").await?
+/// let client = Client::over(arbiter.connector()).label("migrator").lease(Duration::from_secs(20)).connect().await?;
+/// let grant = client.acquire("db/migrate").await?;
+/// assert!(grant.check().is_ok());
+/// client.close().await;
+/// assert!(grant.is_lost());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Handle,

@@ -1,5 +1,7 @@
 //! The driver against an arbiter that says what the test has it say: answers, reconnects, the end.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod fake;
 
 use arbiterq_client::wire::{

@@ -63,7 +63,7 @@ fn grants(log: &mut [Value], index: usize, session: u64, seq: u64, resource: &st
 }
 
 /// Session 5 with a lease that goes from the epoch to record 35, and nobody at its address then.
-fn unreachable_one_lease_on(log: &mut Vec<Value>) {
+fn unreachable_one_lease_on(log: &mut [Value]) {
     command(log, 5)["lease_ms"] = json!(7000);
     event(log, 5, 0)["lease_ms"] = json!(7000);
     event(log, 24, 0)["until"] = at("11.500000");
@@ -244,7 +244,7 @@ const MUTATIONS: &[Mutation] = &[
         let (gone, unreachable) = (log[42]["command"].clone(), log[42]["events"].clone());
         replace(log, 35, gone, unreachable);
     }),
-    ("unreachable one lease after the epoch", Verdict::Clean, unreachable_one_lease_on),
+    ("unreachable one lease after the epoch", Verdict::Clean, |log| unreachable_one_lease_on(log)),
     ("unreachable just before one lease after the epoch", bad(35), |log| {
         unreachable_one_lease_on(log);
         log[35]["at"] = at("19.999999");

@@ -1,6 +1,7 @@
 //! An arbiter of a few lines that says only what a test has it say, and shows all that it hears.
 
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![allow(unreachable_pub, reason = "shared by test programs")]
 
 use arbiterq_client::transport::{Connector, Link};
