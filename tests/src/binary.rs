@@ -120,6 +120,15 @@ impl Running {
         line.expect("it is text").unwrap_or_else(|| panic!("no more lines; it said: {}", self.said()))
     }
 
+    /// The next line of its standard output; none if it ends before one.
+    ///
+    /// # Panics
+    /// If it neither says one nor ends.
+    pub async fn line_or_end(&mut self) -> Option<String> {
+        let line = timeout(PATIENCE * 2, self.out.next_line()).await;
+        line.unwrap_or_else(|_| panic!("no line and no end; it said: {}", self.said())).expect("it is text")
+    }
+
     /// What it has said on standard error so far.
     pub fn said(&self) -> String {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()

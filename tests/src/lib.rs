@@ -2,6 +2,8 @@
 
 pub mod binary;
 pub mod contract;
+pub mod fuzz;
+pub mod strace;
 pub mod verifiers;
 
 use arbiterq::log::chain::hash_of;
@@ -176,6 +178,14 @@ pub fn write_folder(folder: &Path, lines: &[Vec<u8>]) {
     let segment = lines.iter().flat_map(|line| line.iter().copied().chain([b'\n'])).collect::<Vec<u8>>();
     std::fs::write(folder.join(format!("{first:020}.log")), segment).expect("a segment");
     write_mark(folder, lines.last().map(Vec::as_slice));
+}
+
+/// A folder for what is written and read very often: in memory, where there is a place for that.
+///
+/// # Panics
+/// If there is none at all.
+pub fn quick_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
 }
 
 /// Writes the durable mark at the last line.
