@@ -1,17 +1,18 @@
 //! What a receipt shows and nothing else does: an end that was cut or written anew together with its durable mark.
 
 use arbiterq::log::chain::{ChainTip, Sealed};
-use arbiterq::log::record::{Command, Record};
-use arbiterq_tests::binary::{Served, command, run};
+use arbiterq::log::record::{Command as Asked, Record};
+use arbiterq_tests::binary::{Served, arbiter, run};
 use arbiterq_tests::verifiers::{both_are_clean, python, python_folder};
 use arbiterq_tests::{log_lines, write_folder};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
 
 /// The exit codes of both verifiers, and what they say, with these receipts.
 fn verdicts(folder: &Path, receipts: &[&Path]) -> ([Option<i32>; 2], String) {
     let given = || receipts.iter().flat_map(|file| ["--receipt".as_ref(), file.as_os_str()]);
-    let rust = command().args(["audit", "verify"]).arg(folder).args(given()).output().unwrap();
+    let rust = Command::new(arbiter()).args(["audit", "verify"]).arg(folder).args(given()).output().unwrap();
     let script = python_folder().join("arbiter_verify.py");
     let python = python().arg(script).arg(folder).args(given()).output().unwrap();
     let said =
@@ -60,7 +61,7 @@ async fn a_log_bears_out_its_receipts_and_no_other_does() {
     let mut tip = ChainTip::before(0);
     let anew = lines.iter().map(|line| {
         let record = Sealed::read(line).unwrap().record;
-        let later = u64::from(record.index >= last && !matches!(record.command, Command::Tick { .. }));
+        let later = u64::from(record.index >= last && !matches!(record.command, Asked::Tick { .. }));
         let at = record.at.plus(std::time::Duration::from_micros(later));
         let sealed = Sealed::new(Record { prev: tip.hash, at, ..record });
         assert!(tip.extend(std::slice::from_ref(&sealed)));

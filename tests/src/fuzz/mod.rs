@@ -289,7 +289,7 @@ impl Fuzzer {
             let bytes = if *name == changed { input.get(feed + 1..).unwrap_or_default() } else { bytes };
             std::fs::write(folder.join(name), bytes).expect("written");
         }
-        let verified = verify_folder(&folder, &mut |_| {});
+        let verified = verify_folder(&folder, &[], &mut |_| {});
         let replayed = replay_folder(&folder, &mut |_| {});
         let open = || {
             let options = Options { fsync: Fsync::Never, ..Options::default() };

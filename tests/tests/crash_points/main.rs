@@ -270,7 +270,7 @@ async fn run(bases: &Bases, scenario: Scenario, at: Option<(&Point, Fault)>) -> 
 /// Starts it again where it was killed or failed: all that was told is there, and tokens rise.
 async fn goes_on_from(run: &Run) {
     if run.data.join("0/durable").exists() {
-        verify_folder(&run.data.join("0"), &mut |_| {})
+        verify_folder(&run.data.join("0"), &[], &mut |_| {})
             .unwrap_or_else(|error| panic!("as it was left: {error}"));
     }
     let mut again = command();
