@@ -236,3 +236,51 @@ pub fn in_doubt(calls: &[Call]) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = r#"7 fsync(5</d/0>) = 0
+8 pwrite64(9</d/0/00000000000000000000.log>, "{\"index\":11,\"prev\":\"ab"..., 300, 0) = 300
+8 fdatasync(9</d/0/00000000000000000000.log> <unfinished ...>
+7 write(1</dev/null>, "ready", 5) = 5
+8 <... fdatasync resumed>) = 0
+8 pwrite64(4</d/0/durable>, "{\"index\":11,\"hash\":\"ab"..., 128, 0) = 128
+8 fsync(5</d/0>) = 0
+8 pwrite64(9</d/0/00000000000000000000.log>, "{\"index\":12,\"prev\":\"cd"..., 300, 300) = 300
+8 fdatasync(9</d/0/00000000000000000000.log>) = -1 EIO (Input/output error) (INJECTED)
+"#;
+
+    fn calls_of(text: &str) -> Vec<Call> {
+        let trace = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(trace.path(), text).expect("written");
+        calls(trace.path(), Path::new("/d"))
+    }
+
+    #[test]
+    fn a_trace_is_read_by_thread_name_and_class() {
+        let calls = calls_of(TRACE);
+        assert_eq!(calls.len(), 7, "what is written elsewhere is none of them");
+        let (found, shared) = points(&calls);
+        let point = |class, name: &str, nth| Point { class, name: name.to_owned(), nth };
+        let expected = [
+            point(Class::Log, "fdatasync", 1),
+            point(Class::Log, "fdatasync", 2),
+            point(Class::Log, "pwrite64", 1),
+            point(Class::Log, "pwrite64", 2),
+            point(Class::Log, "pwrite64", 3),
+            point(Class::Folder, "fsync", 1),
+        ];
+        assert_eq!((found, shared), (expected.into(), 1), "two threads have a first sync of the folder");
+    }
+
+    #[test]
+    fn a_record_is_in_doubt_from_its_write_to_its_mark() {
+        assert_eq!(in_doubt(&calls_of(TRACE)), Some(12));
+        let after_the_mark = TRACE.replace("8 fsync(5</d/0>) = 0", "8 fsync(5</d/0>) = -1 EIO (INJECTED)");
+        assert_eq!(in_doubt(&calls_of(&after_the_mark)), None);
+        let first_sync = TRACE.replace("resumed>) = 0", "resumed>) = -1 EIO (INJECTED)");
+        assert_eq!(in_doubt(&calls_of(&first_sync)), Some(11), "also where its end is told later");
+    }
+}

@@ -1,6 +1,6 @@
 //! Whatever reads what others wrote, for some seconds each: `cargo run -p arbiterq-tests --bin fuzz` does it for longer.
 
-use arbiterq_tests::fuzz::{Fuzzer, Target};
+use arbiterq_tests::fuzz::{Fuzzer, MEMORY_BYTES_MAX, Target, memory_bytes};
 
 /// As many runs as take a few seconds; the seed is always the same, so that the gate is.
 fn holds(target: Target, runs: u64) {
@@ -15,7 +15,8 @@ fn holds(target: Target, runs: u64) {
             outcome.unwrap_or_else(|broken| panic!("fuzz {} --seed 0 --run {run}: {broken}", target.name()));
         taken += u64::from(["ok", "opens", "clean"].iter().any(|word| outcome.starts_with(word)));
     }
-    println!("{}: {runs} runs, {taken} taken", target.name());
+    println!("{}: {runs} runs, {taken} taken; at most {} bytes of memory", target.name(), memory_bytes());
+    assert!(memory_bytes() < MEMORY_BYTES_MAX);
     assert!(taken > 0 && taken < runs, "inputs are of both kinds");
 }
 

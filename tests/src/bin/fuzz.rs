@@ -3,7 +3,7 @@
 //! `--run` is one run again, by its number. `--collect` puts the smallest input of each new kind of outcome into the
 //! corpus. Says how many runs there were and how fast; exits with 1 at the first one that breaks what must hold.
 
-use arbiterq_tests::fuzz::{Fuzzer, TARGETS, Target, corpus, kind_of};
+use arbiterq_tests::fuzz::{Fuzzer, MEMORY_BYTES_MAX, TARGETS, Target, corpus, kind_of, memory_bytes};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -93,6 +93,14 @@ fn soak(
         target.name(),
         kinds.len()
     );
+    println!(
+        "{}: at most {} bytes of memory, the limit is {MEMORY_BYTES_MAX}",
+        target.name(),
+        memory_bytes()
+    );
+    if memory_bytes() > MEMORY_BYTES_MAX {
+        return Err(ExitCode::FAILURE);
+    }
     if collect {
         let there = std::fs::read_dir(corpus(target)).map_or(0, Iterator::count);
         let new = kinds.into_values().flatten().filter(|input| input.len() <= CORPUS_BYTES_MAX);

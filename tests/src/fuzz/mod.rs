@@ -15,8 +15,7 @@ use arbiterq::log::file::{FileLog, Fsync, Options, Position, Step};
 use arbiterq::settings::{Sources, load};
 use arbiterq::state::{State, snapshot};
 use arbiterq_client::wire::{Reply, Request};
-use mutate::{Random, mutate};
-use serde_json::{Value, json};
+use mutate::{Random, chained, lines_of, mutate};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -24,6 +23,20 @@ use std::time::{Duration, Instant};
 
 /// One input takes at most so long, on a machine that has other things to do.
 pub const RUN_MAX: Duration = Duration::from_secs(5);
+
+/// The whole process with all its inputs takes at most so much: an input that asks for more than it has is seen.
+pub const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// The most memory that this process has had.
+///
+/// # Panics
+/// If the system does not say.
+pub fn memory_bytes() -> u64 {
+    let status =
+        std::fs::read_to_string("/proc/self/status").expect("the system says how much memory it takes");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
 
 /// What reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +87,8 @@ impl Target {
 pub struct Fuzzer {
     target: Target,
     seeds: Vec<Vec<u8>>,
+    /// So many of them, the first, are whole; the corpus is of parts and of what was refused.
+    golden: usize,
     /// The files of a good log folder.
     files: BTreeMap<String, Vec<u8>>,
     scratch: tempfile::TempDir,
@@ -96,12 +111,6 @@ fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).expect("a file"))
         })
         .collect()
-}
-
-/// Lines of a segment.
-fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(<[u8]>::to_vec).collect()
 }
 
 /// The golden log's folder with the checkpoint that it names: its body, its manifest.
@@ -169,9 +178,10 @@ impl Fuzzer {
                 vec![std::fs::read(repository().join("config/default.toml")).expect("settings")]
             }
         };
+        let golden = seeds.len();
+        assert!(golden > 0);
         seeds.extend(files_of(&corpus(target)).into_values());
-        assert!(!seeds.is_empty());
-        Self { target, seeds, files, scratch: crate::quick_folder() }
+        Self { target, seeds, golden, files, scratch: crate::quick_folder() }
     }
 
     /// The inputs that it begins with.
@@ -182,7 +192,9 @@ impl Fuzzer {
     /// The input of a run.
     pub fn input(&self, seed: u64, run: u64) -> Vec<u8> {
         let mut random = Random::new(seed, run);
-        let mut input = random.one_of(&self.seeds).clone();
+        let whole = random.below(4) > 0;
+        let mut input =
+            random.one_of(&self.seeds[..if whole { self.golden } else { self.seeds.len() }]).clone();
         let other = random.one_of(&self.seeds).clone();
         match self.target {
             Target::Log if random.below(4) > 0 => chained(&input, &mut random),
@@ -343,38 +355,6 @@ fn read_log(input: &[u8]) -> String {
     }
     let refused = refused.map_or_else(|| "clean".to_owned(), |violation| violation.what);
     format!("{refused}; {}", differs.unwrap_or_else(|| "decided".to_owned()))
-}
-
-/// A log with some records changed, and chained again, so that only rules can find it.
-fn chained(input: &[u8], random: &mut Random) -> Vec<u8> {
-    let lines = lines_of(input);
-    let mut records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    if records.is_empty() {
-        return input.to_vec();
-    }
-    for _ in 0..=random.below(3) {
-        let at = random.below(records.len());
-        let donor = records[random.below(records.len())].clone();
-        match random.below(6) {
-            0 => records.insert(at, donor),
-            1 if records.len() > 1 => drop(records.remove(at)),
-            2 => {
-                let other = random.below(records.len());
-                records.swap(at, other);
-            }
-            _ => mutate::edit(&mut records[at], Some(&donor), random),
-        }
-    }
-    let mut log: Vec<Vec<u8>> = Vec::new();
-    for (index, mut record) in records.into_iter().enumerate() {
-        if record.is_object() {
-            record["index"] = json!(index);
-            record["prev"] =
-                log.last().map_or(json!("0".repeat(64)), |line| json!(hash_of(line).to_string()));
-        }
-        log.push(serde_json::to_vec(&record).unwrap_or_default());
-    }
-    log.join(&b'\n')
 }
 
 /// The words of an outcome without its numbers and without what it quotes: inputs that differ in it are different

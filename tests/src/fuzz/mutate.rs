@@ -1,5 +1,6 @@
 //! Changes of bytes, text and JSON, drawn from a generator that a seed begins.
 
+use arbiterq::log::chain::hash_of;
 use serde_json::{Value, json};
 
 /// An input is never longer.
@@ -202,6 +203,44 @@ pub fn edit(value: &mut Value, donor: Option<&Value>, random: &mut Random) {
         (2, Value::Array(items)) if !items.is_empty() => drop(items.remove(random.below(items.len()))),
         _ => *found = from.unwrap_or(Value::Null),
     }
+}
+
+/// Lines of a segment.
+pub fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(<[u8]>::to_vec).collect()
+}
+
+/// A log with some records changed, and chained again, so that only rules can find it.
+pub fn chained(input: &[u8], random: &mut Random) -> Vec<u8> {
+    let lines = lines_of(input);
+    let mut records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    if records.is_empty() {
+        return input.to_vec();
+    }
+    for _ in 0..=random.below(3) {
+        let at = random.below(records.len());
+        let donor = records[random.below(records.len())].clone();
+        match random.below(6) {
+            0 => records.insert(at, donor),
+            1 if records.len() > 1 => drop(records.remove(at)),
+            2 => {
+                let other = random.below(records.len());
+                records.swap(at, other);
+            }
+            _ => edit(&mut records[at], Some(&donor), random),
+        }
+    }
+    let mut log: Vec<Vec<u8>> = Vec::new();
+    for (index, mut record) in records.into_iter().enumerate() {
+        if record.is_object() {
+            record["index"] = json!(index);
+            record["prev"] =
+                log.last().map_or(json!("0".repeat(64)), |line| json!(hash_of(line).to_string()));
+        }
+        log.push(serde_json::to_vec(&record).unwrap_or_default());
+    }
+    log.join(&b'\n')
 }
 
 fn number(random: &mut Random) -> Value {

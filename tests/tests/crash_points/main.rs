@@ -1,7 +1,7 @@
 //! The real service killed at every call that changes its log folder, with a sync that fails at every sync, and with
 //! no room at every write: whatever was answered is there afterwards, and nothing is answered after a failure.
 //!
-//! Every third point is tried, all with `ARBITER_ALL_POINTS=1`. A point that is not met fails.
+//! Every fifth point is tried, all with `ARBITER_ALL_POINTS=1`. A point that is not met fails.
 
 use arbiterq::audit::verify::verify_folder;
 use arbiterq_tests::binary::{Served, command, is_alive};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// One point in so many is tried, unless all are.
-const ONE_IN: usize = 3;
+const ONE_IN: usize = 5;
 /// Records in a log before the run that takes it over its first checkpoint.
 const GROWN: u64 = 92;
 /// The record with which a checkpoint is due.
@@ -28,13 +28,15 @@ const TRIES: usize = 3;
 enum Scenario {
     /// No folder yet; then records so large that there is a new segment every two.
     New,
+    /// Folders that somebody made, and was stopped then.
+    Made,
     /// A log that was ended well; then so many records that there is a checkpoint.
     Grown,
     /// A log whose mark is three records late, and whose end is torn.
     Torn,
 }
 
-const SCENARIOS: [Scenario; 3] = [Scenario::New, Scenario::Grown, Scenario::Torn];
+const SCENARIOS: [Scenario; 4] = [Scenario::New, Scenario::Made, Scenario::Grown, Scenario::Torn];
 
 /// What a client was told.
 #[derive(Debug, Default)]
@@ -169,7 +171,7 @@ async fn play(
                 checkpoint(told, goes_on).await;
             }
         }
-        Scenario::Torn => drop(a.acquire(&["r".to_owned()], told).await?),
+        Scenario::Made | Scenario::Torn => drop(a.acquire(&["r".to_owned()], told).await?),
     }
     Some(vec![a])
 }
@@ -242,7 +244,9 @@ struct Run {
 async fn run(bases: &Bases, scenario: Scenario, at: Option<(&Point, Fault)>) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let (data, trace) = (folder.path().join("data"), folder.path().join("trace"));
-    if scenario != Scenario::New {
+    if scenario == Scenario::Made {
+        std::fs::create_dir_all(data.join("0")).unwrap();
+    } else if scenario != Scenario::New {
         copy(&bases.of(scenario), &data);
     }
     let mut process = strace::start(&data, &trace, at);

@@ -65,14 +65,7 @@ pub(super) fn recover(dir: &Path, options: &Options, replay: Replay<'_>) -> Resu
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
     fs::create_dir_all(dir).map_err(IoFailure::of("create", dir))?;
-    // Each folder that was made is an entry of the one above it.
-    let parents =
-        || dir.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-    parents().take(missing).try_for_each(sync_dir)?;
-    if missing == 0 {
-        // Whoever made it may have been stopped before its sync. Where this one may not look, somebody else did.
-        parents().take(1).try_for_each(sync_dir).ok();
-    }
+    sync_above(dir, missing)?;
     let path = folder::lock_path(dir);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(IoFailure::of("create", &path))?;
@@ -81,6 +74,32 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { dir: dir.to_path_buf() }),
         Err(e) => Err(IoFailure::of("lock", &path)(e.into()).into()),
     }
+}
+
+/// Makes durable that the folder is there: each one that was made, `missing` of them, is an entry of the one above it.
+///
+/// A mark says that this was done. Without one whoever made the folder may have been stopped before, or may have
+/// failed; how many it made nobody knows, so it is done for all. Those that are others' and may not be synced were
+/// not made by an arbiter.
+fn sync_above(dir: &Path, missing: usize) -> Result<(), IoFailure> {
+    let all = if mark::path(dir).exists() { 0 } else { usize::MAX };
+    for (at, parent) in dir.ancestors().skip(1).take(all.max(missing)).enumerate() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match sync_dir(parent) {
+            Err(failure) if at < missing || !is_not_ours(&failure) => return Err(failure),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a folder cannot be synced because of what it is, and not because of a failure.
+fn is_not_ours(failure: &IoFailure) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(
+        failure.source.kind(),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::InvalidInput | Kind::Unsupported
+    )
 }
 
 /// A folder being read.
