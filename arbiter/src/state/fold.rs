@@ -282,7 +282,7 @@ impl State {
         let (place, turn) = (request.place, request.turn());
         let Some(session) = self.sessions.get_mut(request.session) else { return };
         session.requests.set_live(request.seq, Live::Waiting(place));
-        for claim in &mut waiter.claims {
+        for claim in waiter.claims.iter_mut() {
             let entry = Entry::new(turn, claim.mode, permits_of(claim.permits), waiter.suspended.is_some());
             let (resource, name) = self.resource_mut(&ResourceKey::new(&claim.resource));
             resource.line.insert(entry);
@@ -302,7 +302,7 @@ impl State {
         if let Some(until) = waiter.request.wait_until {
             self.deadlines.waits.remove(&(until, place));
         }
-        for claim in &waiter.claims {
+        for claim in waiter.claims.iter() {
             let key = ResourceKey::new(&claim.resource);
             let Some(resource) = self.resources.get_mut(&key) else { continue };
             resource.line.remove(turn);
@@ -358,7 +358,7 @@ impl State {
         let request = &grant.request;
         let Some(session) = self.sessions.get_mut(request.session) else { return };
         session.requests.set_live(request.seq, Live::Held(token));
-        for claim in &mut grant.claims {
+        for claim in grant.claims.iter_mut() {
             let key = ResourceKey::new(&claim.resource);
             if let Some(owner) = request.owner {
                 self.owned.insert((owner, key.clone(), token));
@@ -386,7 +386,7 @@ impl State {
         if let Some(revoking) = &grant.revoking {
             self.deadlines.revocations.remove(&(revoking.until, token));
         }
-        for claim in &grant.claims {
+        for claim in grant.claims.iter() {
             let key = ResourceKey::new(&claim.resource);
             if let Some(owner) = grant.request.owner {
                 self.owned.remove(&(owner, key.clone(), token));
@@ -474,7 +474,7 @@ impl State {
 
 /// Tells the lines whether a waiter is passed over.
 fn pass_over(resources: &mut Resources, waiter: &Waiter) {
-    for claim in &waiter.claims {
+    for claim in waiter.claims.iter() {
         if let Some(resource) = resources.get_mut(&ResourceKey::new(&claim.resource)) {
             resource.line.set_suspended(waiter.request.turn(), waiter.suspended.is_some());
         }

@@ -7,7 +7,7 @@
 
 use super::resource::{Resource, ResourceKey};
 use arbiterq_client::wire::ResourceName;
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// By a number that the arbiter gave, so that nobody chooses which ones meet in a bucket.
@@ -96,25 +96,28 @@ impl Hasher for Mixer {
     }
 }
 
-/// A map that is small as a rule and must be good when it is not: a sorted list, or a tree once it is long.
+/// A map that has one entry as a rule, and must be good when it has many: that entry itself, or a sorted list, or a
+/// tree once it is long.
 #[derive(Clone, Debug)]
 pub(super) enum Small<K, V> {
+    One(Option<(K, V)>),
     Few(Vec<(K, V)>),
     Many(BTreeMap<K, V>),
 }
 
-/// A list that grows beyond this becomes a tree; a tree of a quarter of it becomes a list.
+/// A list that would grow beyond this becomes a tree; a tree of a quarter of it becomes a list.
 const FEW_MAX: usize = 32;
 
 impl<K, V> Default for Small<K, V> {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::One(None)
     }
 }
 
 impl<K: Ord, V> Small<K, V> {
     pub(super) fn len(&self) -> usize {
         match self {
+            Self::One(one) => usize::from(one.is_some()),
             Self::Few(list) => list.len(),
             Self::Many(tree) => tree.len(),
         }
@@ -122,6 +125,7 @@ impl<K: Ord, V> Small<K, V> {
 
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         match self {
+            Self::One(one) => one.as_ref().filter(|(k, _)| k == key).map(|(_, value)| value),
             Self::Few(list) => list.binary_search_by(|(k, _)| k.cmp(key)).ok().map(|at| &list[at].1),
             Self::Many(tree) => tree.get(key),
         }
@@ -129,6 +133,7 @@ impl<K: Ord, V> Small<K, V> {
 
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         match self {
+            Self::One(one) => one.as_mut().filter(|(k, _)| k == key).map(|(_, value)| value),
             Self::Few(list) => list.binary_search_by(|(k, _)| k.cmp(key)).ok().map(|at| &mut list[at].1),
             Self::Many(tree) => tree.get_mut(key),
         }
@@ -136,20 +141,12 @@ impl<K: Ord, V> Small<K, V> {
 
     /// In the place of what was there.
     pub(super) fn insert(&mut self, key: K, value: V) {
+        self.make_room(&key);
         match self {
+            Self::One(one) => *one = Some((key, value)),
             Self::Few(list) => match list.binary_search_by(|(k, _)| k.cmp(&key)) {
                 Ok(at) => list[at].1 = value,
-                Err(at) if list.len() < FEW_MAX => {
-                    if list.is_empty() {
-                        list.reserve_exact(1);
-                    }
-                    list.insert(at, (key, value));
-                }
-                Err(_) => {
-                    let mut tree: BTreeMap<K, V> = list.drain(..).collect();
-                    tree.insert(key, value);
-                    *self = Self::Many(tree);
-                }
+                Err(at) => list.insert(at, (key, value)),
             },
             Self::Many(tree) => drop(tree.insert(key, value)),
         }
@@ -160,17 +157,14 @@ impl<K: Ord, V> Small<K, V> {
     where
         K: Clone,
     {
-        if let Self::Few(list) = self
-            && list.len() == FEW_MAX
-        {
-            *self = Self::Many(list.drain(..).collect());
-        }
+        self.make_room(key);
         match self {
+            Self::One(one) => {
+                let (key, value) = one.get_or_insert_with(|| (key.clone(), new()));
+                (key.clone(), value)
+            }
             Self::Few(list) => {
                 let at = list.binary_search_by(|(k, _)| k.cmp(key)).unwrap_or_else(|at| {
-                    if list.is_empty() {
-                        list.reserve_exact(1);
-                    }
                     list.insert(at, (key.clone(), new()));
                     at
                 });
@@ -187,6 +181,7 @@ impl<K: Ord, V> Small<K, V> {
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         match self {
+            Self::One(one) => one.take_if(|(k, _)| k == key).map(|(_, value)| value),
             Self::Few(list) => {
                 let at = list.binary_search_by(|(k, _)| k.cmp(key)).ok()?;
                 Some(list.remove(at).1)
@@ -201,38 +196,51 @@ impl<K: Ord, V> Small<K, V> {
         }
     }
 
-    /// All, by key.
-    pub(super) fn iter(&self) -> SmallIter<'_, K, V> {
+    /// Another entry than the one that is there needs a list, and one more than a list takes a tree.
+    fn make_room(&mut self, key: &K) {
         match self {
-            Self::Few(list) => SmallIter::Few(list.iter()),
-            Self::Many(tree) => SmallIter::Many(tree.iter()),
+            Self::One(one) if one.as_ref().is_some_and(|(k, _)| k != key) => {
+                *self = Self::Few(one.take().into_iter().collect());
+            }
+            Self::Few(list) if list.len() == FEW_MAX => *self = Self::Many(list.drain(..).collect()),
+            _ => {}
         }
     }
 
     /// All, by key.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        let (list, tree) = match self {
-            Self::Few(list) => (Some(list), None),
-            Self::Many(tree) => (None, Some(tree)),
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        let (one, list, tree) = match self {
+            Self::One(one) => (one.as_ref(), None, None),
+            Self::Few(list) => (None, Some(list), None),
+            Self::Many(tree) => (None, None, Some(tree)),
         };
-        let list = list.into_iter().flatten().map(|(key, value)| (&*key, value));
+        let list = one.into_iter().chain(list.into_iter().flatten()).map(|(key, value)| (key, value));
+        list.chain(tree.into_iter().flatten())
+    }
+
+    /// All, by key.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        let (one, list, tree) = match self {
+            Self::One(one) => (one.as_mut(), None, None),
+            Self::Few(list) => (None, Some(list), None),
+            Self::Many(tree) => (None, None, Some(tree)),
+        };
+        let list = one.into_iter().chain(list.into_iter().flatten()).map(|(key, value)| (&*key, value));
         list.chain(tree.into_iter().flatten())
     }
 }
 
-pub(super) enum SmallIter<'a, K, V> {
-    Few(std::slice::Iter<'a, (K, V)>),
-    Many(btree_map::Iter<'a, K, V>),
-}
+impl<K, V> IntoIterator for Small<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
 
-impl<'a, K, V> Iterator for SmallIter<'a, K, V> {
-    type Item = (&'a K, &'a V);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Few(list) => list.next().map(|(key, value)| (key, value)),
-            Self::Many(tree) => tree.next(),
-        }
+    fn into_iter(self) -> Self::IntoIter {
+        let all: Vec<_> = match self {
+            Self::One(one) => one.into_iter().collect(),
+            Self::Few(list) => list,
+            Self::Many(tree) => tree.into_iter().collect(),
+        };
+        all.into_iter()
     }
 }
 
@@ -310,7 +318,7 @@ impl Resources {
 
     /// All, in the order of their keys.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&ResourceKey, &mut Resource)> {
-        self.buckets.iter_mut().flat_map(|bucket| bucket.values_mut().map(|(key, value)| (key, &mut **value)))
+        self.buckets.iter_mut().flat_map(|bucket| bucket.iter_mut().map(|(key, value)| (key, &mut **value)))
     }
 
     fn bucket(&self, key: &ResourceKey) -> usize {
@@ -321,11 +329,7 @@ impl Resources {
     fn grow(&mut self) {
         let buckets = (0..2 * self.buckets.len()).map(|_| Small::default()).collect();
         for bucket in std::mem::replace(&mut self.buckets, buckets) {
-            let all: Vec<_> = match bucket {
-                Small::Few(list) => list,
-                Small::Many(tree) => tree.into_iter().collect(),
-            };
-            for (key, resource) in all {
+            for (key, resource) in bucket {
                 let bucket = self.bucket(&key);
                 self.buckets[bucket].insert(key, resource);
             }
@@ -381,7 +385,7 @@ mod tests {
                 prop_assert_eq!(small.len(), tree.len());
             }
             prop_assert!(small.iter().eq(tree.iter()));
-            prop_assert!(small.values_mut().map(|(key, value)| (key, &*value)).eq(tree.iter()));
+            prop_assert!(small.iter_mut().map(|(key, value)| (key, &*value)).eq(tree.iter()));
             let mut other = Small::default();
             tree.iter().rev().for_each(|(key, value)| other.insert(*key, *value));
             prop_assert!(small == other && hash_of(&small) == hash_of(&other));
