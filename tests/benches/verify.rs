@@ -10,9 +10,7 @@ use arbiterq::log::file::{AppendError, FileLog, Fsync, Options};
 use arbiterq::log::record::{AcquireCommand, Command, Event, OpenCommand, Policy, RULES, Record};
 use arbiterq::serve::genesis;
 use arbiterq::state::{State, decide};
-use arbiterq_client::wire::{
-    Claim, LogId, Nonce, PrincipalBy, ResourceName, SessionId, Timestamp, Token,
-};
+use arbiterq_client::wire::{Claim, LogId, Nonce, PrincipalBy, ResourceName, SessionId, Timestamp, Token};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::path::Path;
 

@@ -6,9 +6,7 @@
 //! line it read. All else is left to serde, as well as saying what is wrong with a line.
 
 use super::record::{AcquireCommand, Command, Event, RECORD_BYTES_MAX, Record};
-use arbiterq_client::wire::{
-    Claim, ClaimGranted, Hash, Mode, OwnerRef, Reason, ResourceName, Timestamp,
-};
+use arbiterq_client::wire::{Claim, ClaimGranted, Hash, Mode, OwnerRef, Reason, ResourceName, Timestamp};
 use std::sync::Arc;
 
 /// More than most lines need: growing one costs as much as writing it.
@@ -472,8 +470,12 @@ mod tests {
 
     fn texts() -> impl Strategy<Value = Arc<str>> {
         // Plain ones, and those with whatever must be escaped.
-        prop_oneof!["[a-z/{}0-9]{0,20}", "[\"\\\\a\u{0}-\u{1f}\u{7f}ä\u{2028}\u{1f600}]{0,6}", any::<String>()]
-            .prop_map(Arc::from)
+        prop_oneof![
+            "[a-z/{}0-9]{0,20}",
+            "[\"\\\\a\u{0}-\u{1f}\u{7f}ä\u{2028}\u{1f600}]{0,6}",
+            any::<String>()
+        ]
+        .prop_map(Arc::from)
     }
 
     fn names() -> impl Strategy<Value = ResourceName> {
@@ -488,16 +490,40 @@ mod tests {
     fn claims() -> impl Strategy<Value = Vec<Claim>> {
         let mode = prop_oneof![Just(Mode::Exclusive), Just(Mode::Shared), Just(Mode::Permits)];
         let claim = (names(), mode, of(any::<u32>()));
-        prop::collection::vec(claim.prop_map(|(resource, mode, permits)| Claim { resource, mode, permits }), 0..4)
+        prop::collection::vec(
+            claim.prop_map(|(resource, mode, permits)| Claim { resource, mode, permits }),
+            0..4,
+        )
     }
 
     fn acquires() -> impl Strategy<Value = AcquireCommand> {
         let owner = of((numbers(), numbers()).prop_map(|(session, seq)| OwnerRef(session, seq)));
         let limits = (of(numbers()), of(numbers()));
-        (numbers(), numbers(), claims(), owner, prop_oneof![Just(0), any::<u8>()], limits, of(texts()), of(texts()))
-            .prop_map(|(session, seq, claims, owner, priority, (wait_ms, hold_max_ms), reason, value)| {
-                AcquireCommand { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value }
-            })
+        (
+            numbers(),
+            numbers(),
+            claims(),
+            owner,
+            prop_oneof![Just(0), any::<u8>()],
+            limits,
+            of(texts()),
+            of(texts()),
+        )
+            .prop_map(
+                |(session, seq, claims, owner, priority, (wait_ms, hold_max_ms), reason, value)| {
+                    AcquireCommand {
+                        session,
+                        seq,
+                        claims,
+                        owner,
+                        priority,
+                        wait_ms,
+                        hold_max_ms,
+                        reason,
+                        value,
+                    }
+                },
+            )
     }
 
     fn commands() -> impl Strategy<Value = Command> {
@@ -514,19 +540,41 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Event> {
         let reasons = prop_oneof![Just(Reason::Released), Just(Reason::Forced), Just(Reason::Cancelled)];
-        let granted = (acquires(), prop::collection::vec((any::<u32>(), numbers()), 4)).prop_map(|(asked, more)| {
-            let AcquireCommand { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value } = asked;
-            let claims = claims.into_iter().zip(more).map(|(claim, (capacity, floor))| {
-                let Claim { resource, mode, permits } = claim;
-                ClaimGranted { resource, mode, permits, capacity, floor }
+        let granted =
+            (acquires(), prop::collection::vec((any::<u32>(), numbers()), 4)).prop_map(|(asked, more)| {
+                let AcquireCommand {
+                    session,
+                    seq,
+                    claims,
+                    owner,
+                    priority,
+                    wait_ms,
+                    hold_max_ms,
+                    reason,
+                    value,
+                } = asked;
+                let claims = claims.into_iter().zip(more).map(|(claim, (capacity, floor))| {
+                    let Claim { resource, mode, permits } = claim;
+                    ClaimGranted { resource, mode, permits, capacity, floor }
+                });
+                let claims = claims.collect();
+                Event::Granted { session, seq, owner, claims, priority, hold_max_ms, wait_ms, reason, value }
             });
-            let claims = claims.collect();
-            Event::Granted { session, seq, owner, claims, priority, hold_max_ms, wait_ms, reason, value }
-        });
-        let queued = acquires().prop_map(|asked| {
-            let AcquireCommand { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value } = asked;
-            Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value }
-        });
+        let queued =
+            acquires().prop_map(|asked| {
+                let AcquireCommand {
+                    session,
+                    seq,
+                    claims,
+                    owner,
+                    priority,
+                    wait_ms,
+                    hold_max_ms,
+                    reason,
+                    value,
+                } = asked;
+                Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value }
+            });
         prop_oneof![
             4 => granted,
             2 => queued,
