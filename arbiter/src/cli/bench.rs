@@ -2,7 +2,8 @@
 //!
 //! Each task takes its resource, gives it back, and does it again. What it measures is what a program waits for;
 //! what it checks is that no two tasks believed at the same moment, and, where the log is at hand, that no two
-//! grants overlapped in it.
+//! grants overlapped in it. Beside it stands what nothing can be faster than, measured in the same run: one round
+//! trip over loopback, and one sync where the log is.
 
 use super::audit::verify;
 use super::folders::log_folders;
@@ -13,10 +14,13 @@ use arbiterq::log::file::{SyncTimes, measure_sync};
 use arbiterq_client::{Client, Grant};
 use hdrhistogram::Histogram;
 use serde_json::json;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -46,6 +50,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long after the end a task may still wait for its last answer.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
+/// Round trips over loopback that are measured...
+const ROUND_TRIPS: u32 = 2000;
+/// ...of as many bytes as a reply has, or a request.
+const ROUND_TRIP_BYTES: usize = 200;
 /// Syncs that are measured.
 const SYNCS: u32 = 200;
 /// Microseconds; longer ones count as this.
@@ -55,12 +63,20 @@ impl Bench {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let output = global.output();
         let measured = together_value(self.measure(global))?;
-        let syncs = self.data.as_deref().map(syncs).transpose()?;
+        let limits = Limits {
+            round_trip: round_trip(ROUND_TRIPS)
+                .map_err(|error| Failure::new("io", exit::IO, error.to_string()))?,
+            sync: self.data.as_deref().map(syncs).transpose()?,
+        };
         let verified = self.data.as_deref().map(verify_all).transpose()?;
-        self.report(output, &measured, syncs, verified)?;
+        self.report(output, &measured, limits, verified)?;
         if measured.overlaps > 0 {
             let what = format!("{} times two tasks held one resource", measured.overlaps);
             return Err(Failure::new("overlap", exit::NO, what));
+        }
+        if measured.release.is_empty() {
+            let what = format!("not one cycle was finished in {}", for_people(measured.elapsed));
+            return Err(Failure::new("no_cycle", exit::NO, what));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -105,7 +121,7 @@ impl Bench {
         &self,
         output: Output,
         measured: &Measured,
-        syncs: Option<SyncTimes>,
+        limits: Limits,
         verified: Option<Verified>,
     ) -> Result<(), Failure> {
         let us = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile);
@@ -127,8 +143,10 @@ impl Bench {
             "overlaps": measured.overlaps,
             "lost": measured.lost,
             "errors": measured.errors,
+            "round_trip_p50_us": us(&limits.round_trip, 0.5),
+            "round_trip_p99_us": us(&limits.round_trip, 0.99),
         });
-        if let Some(syncs) = syncs {
+        if let Some(syncs) = limits.sync {
             object["fdatasync_p50_us"] = json!(syncs.p50.as_micros());
             object["fdatasync_p99_us"] = json!(syncs.p99.as_micros());
         }
@@ -145,7 +163,10 @@ impl Bench {
             let (p50, p99) = (us(histogram, 0.5), us(histogram, 0.99));
             table.row(vec![name.into(), shown(p50), shown(p99), shown(histogram.max())]);
         }
-        if let Some(syncs) = syncs {
+        let shown = |quantile| for_people_us(us(&limits.round_trip, quantile));
+        let max = for_people_us(limits.round_trip.max());
+        table.row(vec!["round trip, loopback".into(), shown(0.5), shown(0.99), max]);
+        if let Some(syncs) = limits.sync {
             let shown = |time: Duration| for_people_us(time.as_micros().try_into().unwrap_or(u64::MAX));
             table.row(vec!["fdatasync, 4 KiB".into(), shown(syncs.p50), shown(syncs.p99), "-".into()]);
         }
@@ -214,10 +235,6 @@ struct Measured {
 
 impl Measured {
     fn new() -> Self {
-        let histogram = || {
-            let bounds = Histogram::new_with_bounds(1, LATENCY_MAX, 3);
-            bounds.unwrap_or_else(|_| unreachable!("the bounds are constants"))
-        };
         let (errors, lost, overlaps, elapsed) = (0, 0, 0, Duration::ZERO);
         Self { acquire: histogram(), release: histogram(), errors, lost, overlaps, elapsed }
     }
@@ -229,6 +246,11 @@ impl Measured {
         self.errors += other.errors;
         self.lost += other.lost;
     }
+}
+
+fn histogram() -> Histogram<u64> {
+    let bounds = Histogram::new_with_bounds(1, LATENCY_MAX, 3);
+    bounds.unwrap_or_else(|_| unreachable!("the bounds are constants"))
 }
 
 async fn task(client: Client, slot: usize, shared: Arc<Shared>, until: Instant) -> Measured {
@@ -283,6 +305,43 @@ async fn cycle(
         arbiterq_client::Outcome::AlreadyLost(_) => measured.lost += 1,
     }
     Ok(())
+}
+
+/// What no cycle can do without.
+struct Limits {
+    round_trip: Histogram<u64>,
+    /// Where the log's folder is at hand.
+    sync: Option<SyncTimes>,
+}
+
+/// What it costs to say something to another thread over loopback and to hear it back.
+fn round_trip(samples: u32) -> io::Result<Histogram<u64>> {
+    let clock = Clock::system();
+    let mut times = histogram();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    client.set_nodelay(true)?;
+    let (mut server, _) = listener.accept()?;
+    server.set_nodelay(true)?;
+    thread::scope(|scope| {
+        let echo = scope.spawn(move || {
+            let mut message = [0; ROUND_TRIP_BYTES];
+            (0..samples).try_for_each(|_| {
+                server.read_exact(&mut message)?;
+                server.write_all(&message)
+            })
+        });
+        let mut message = [b'x'; ROUND_TRIP_BYTES];
+        for _ in 0..samples {
+            let begun = clock.uptime();
+            client.write_all(&message)?;
+            client.read_exact(&mut message)?;
+            let time = clock.uptime().saturating_sub(begun).as_micros();
+            times.saturating_record(u64::try_from(time).unwrap_or(LATENCY_MAX));
+        }
+        echo.join().unwrap_or_else(|_| Err(io::Error::other("the echo panicked")))
+    })?;
+    Ok(times)
 }
 
 /// What a sync costs where the log is, in the same run.

@@ -1,5 +1,6 @@
 //! The chain rule: what extends the tip counts, as a whole entry; anything else is void.
 
+use super::line;
 use super::record::{RECORD_BYTES_MAX, Record};
 use arbiterq_client::wire::Hash;
 use sha2::{Digest, Sha256};
@@ -23,8 +24,7 @@ pub struct Sealed {
 impl Sealed {
     /// Writes a record down, once.
     pub fn new(record: Record) -> Self {
-        // A value of ours with a writer that cannot fail.
-        let line = serde_json::to_vec(&record).unwrap_or_default();
+        let line = line::write(&record);
         let hash = hash_of(&line);
         Self { record, line, hash }
     }
@@ -37,7 +37,8 @@ impl Sealed {
         if line.len() > RECORD_BYTES_MAX {
             return Err(UnreadableLine(format!("{} bytes, the limit is {RECORD_BYTES_MAX}", line.len())));
         }
-        let record = serde_json::from_slice(line).map_err(|e| UnreadableLine(e.to_string()))?;
+        let by_serde = || serde_json::from_slice(line).map_err(|e| UnreadableLine(e.to_string()));
+        let record = line::read(line).map_or_else(by_serde, Ok)?;
         Ok(Self { record, line: line.to_vec(), hash: hash_of(line) })
     }
 }

@@ -3,5 +3,6 @@
 pub mod chain;
 pub mod checkpoint;
 pub mod file;
+pub(crate) mod line;
 pub mod memory;
 pub mod record;

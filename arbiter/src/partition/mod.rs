@@ -520,12 +520,14 @@ impl Partition {
     }
 
     fn close_entry(&mut self, now: Uptime) {
-        if self.entry.is_empty() {
-            return;
+        // The next one is about as long.
+        let room = Vec::with_capacity(self.entry.len());
+        let entry = std::mem::replace(&mut self.entry, room);
+        if entry.iter().map(|sealed| sealed.line.len() + 1).sum::<usize>() <= ENTRY_BYTES_MAX {
+            return self.append(entry, now);
         }
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        for sealed in std::mem::take(&mut self.entry) {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for sealed in entry {
             if bytes + sealed.line.len() > ENTRY_BYTES_MAX && !records.is_empty() {
                 self.append(std::mem::take(&mut records), now);
                 bytes = 0;

@@ -342,7 +342,7 @@ impl Decision<'_> {
         let principal = self.state.session(request.session).map(|session| &*session.principal.name);
         let mut claims = Vec::with_capacity(waiter.claims.len());
         let mut hold_max_ms = request.hold_max_ms;
-        for claim in &waiter.claims {
+        for claim in waiter.claims.iter() {
             let resource = self.state.resources.get(&ResourceKey::new(&claim.resource));
             let limits = self.state.limits_of(&claim.resource, resource);
             let permits_fit = claim.mode != Mode::Permits || permits_of(claim.permits) <= limits.capacity();

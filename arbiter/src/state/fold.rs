@@ -11,13 +11,12 @@ use super::line::{Entry, Turn};
 use super::policy::Rules;
 use super::resource::{Delay, Resource, ResourceKey};
 use super::session::{Live, Requests, Session};
+use super::table::Resources;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event};
 use arbiterq_client::wire::{
     Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
 };
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as MapEntry;
 
 /// The record whose events are folded.
 struct Of {
@@ -78,7 +77,7 @@ impl State {
             }
             Event::Policy(policy) => {
                 self.policy = Rules::new(policy.clone());
-                for (key, resource) in &mut self.resources {
+                for (key, resource) in self.resources.iter_mut() {
                     resource.rule = self.policy.index_of(key.name());
                 }
                 freed.everywhere = true;
@@ -106,7 +105,7 @@ impl State {
             }
             Event::Released { token, reason, .. } => self.release(*token, *reason, freed),
             Event::Revoking { token, reason, by, until } => {
-                if let Some(grant) = self.grants.get_mut(token).filter(|grant| grant.revoking.is_none()) {
+                if let Some(grant) = self.grants.get_mut(*token).filter(|grant| grant.revoking.is_none()) {
                     let revoking = Revoking { reason: *reason, by: by.clone(), until: *until };
                     grant.revoking = Some(Box::new(revoking));
                     if let Some(until) = grant.hold_until.take() {
@@ -133,10 +132,10 @@ impl State {
     fn start_epoch(&mut self, of: &Of) {
         let gap = of.at.since(self.at);
         let mut deadlines = Deadlines::default();
-        for (id, session) in &mut self.sessions {
+        for (id, session) in self.sessions.iter_mut() {
             session.lease_from = of.at;
             session.unreachable_at = None;
-            deadlines.sessions.insert((session.due().0, *id));
+            deadlines.sessions.insert((session.due().0, id));
         }
         for (place, waiter) in &mut self.waiters {
             if let Some(until) = &mut waiter.request.wait_until {
@@ -144,17 +143,17 @@ impl State {
                 deadlines.waits.insert((*until, *place));
             }
         }
-        for (token, grant) in &mut self.grants {
+        for (token, grant) in self.grants.iter_mut() {
             if let Some(until) = &mut grant.request.wait_until {
                 *until = until.plus(gap);
             }
             if let Some(until) = &mut grant.hold_until {
                 *until = until.plus(gap);
-                deadlines.holds.insert((*until, *token));
+                deadlines.holds.insert((*until, token));
             }
             if let Some(revoking) = &mut grant.revoking {
                 revoking.until = revoking.until.plus(gap);
-                deadlines.revocations.insert((revoking.until, *token));
+                deadlines.revocations.insert((revoking.until, token));
             }
         }
         for (_, key) in &self.deadlines.delays {
@@ -201,15 +200,15 @@ impl State {
     }
 
     pub(super) fn put_session(&mut self, id: SessionId, session: Session) {
-        if let MapEntry::Vacant(vacant) = self.sessions.entry(id) {
+        if !self.sessions.contains(id) {
             self.deadlines.sessions.insert((session.due().0, id));
             self.keys.insert(session.key_hash, id);
-            vacant.insert(session);
+            self.sessions.insert(id, session);
         }
     }
 
     pub(super) fn change_session(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(id) else { return };
         let (before, _) = session.due();
         change(session);
         let (after, _) = session.due();
@@ -220,7 +219,7 @@ impl State {
     }
 
     fn resume_waiters(&mut self, id: SessionId, freed: &mut Freed) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(id) else { return };
         for (_, live) in session.requests.iter() {
             let Live::Waiting(place) = live else { continue };
             let Some(waiter) = self.waiters.get_mut(&place) else { continue };
@@ -239,7 +238,7 @@ impl State {
     }
 
     fn end_session(&mut self, id: SessionId, freed: &mut Freed) {
-        let Some(session) = self.sessions.remove(&id) else { return };
+        let Some(session) = self.sessions.remove(id) else { return };
         self.deadlines.sessions.remove(&(session.due().0, id));
         if self.keys.get(&session.key_hash) == Some(&id) {
             self.keys.remove(&session.key_hash);
@@ -281,11 +280,11 @@ impl State {
     pub(super) fn put_waiter(&mut self, mut waiter: Waiter) {
         let request = &waiter.request;
         let (place, turn) = (request.place, request.turn());
-        let Some(session) = self.sessions.get_mut(&request.session) else { return };
+        let Some(session) = self.sessions.get_mut(request.session) else { return };
         session.requests.set_live(request.seq, Live::Waiting(place));
-        for claim in &mut waiter.claims {
+        for claim in waiter.claims.iter_mut() {
             let entry = Entry::new(turn, claim.mode, permits_of(claim.permits), waiter.suspended.is_some());
-            let (resource, name) = self.resource_mut(ResourceKey::new(&claim.resource));
+            let (resource, name) = self.resource_mut(&ResourceKey::new(&claim.resource));
             resource.line.insert(entry);
             claim.resource = name;
         }
@@ -303,17 +302,14 @@ impl State {
         if let Some(until) = waiter.request.wait_until {
             self.deadlines.waits.remove(&(until, place));
         }
-        for claim in &waiter.claims {
-            let MapEntry::Occupied(mut entry) = self.resources.entry(ResourceKey::new(&claim.resource))
-            else {
-                continue;
-            };
-            let resource = entry.get_mut();
+        for claim in waiter.claims.iter() {
+            let key = ResourceKey::new(&claim.resource);
+            let Some(resource) = self.resources.get_mut(&key) else { continue };
             resource.line.remove(turn);
             if resource.is_idle() {
-                entry.remove();
+                self.resources.remove(&key);
             } else if let Some(freed) = freed.as_deref_mut().filter(|_| waiter.suspended.is_none()) {
-                freed.note(entry.key(), entry.get(), turn, claim.mode, permits_of(claim.permits));
+                freed.note(&key, resource, turn, claim.mode, permits_of(claim.permits));
             }
         }
         Some(*waiter)
@@ -325,13 +321,13 @@ impl State {
         else {
             return;
         };
-        if self.grants.contains_key(&of.index) {
+        if self.grants.contains(of.index) {
             return;
         }
         let (place, placed_at, wait_until) = match self.known(*session, *seq) {
             Known::New => (of.index, of.at, wait_ms.map(|ms| of.at.plus_ms(ms))),
             Known::Waiting => {
-                let live = self.sessions.get(session).and_then(|session| session.requests.live(*seq));
+                let live = self.sessions.get(*session).and_then(|session| session.requests.live(*seq));
                 let Some(Live::Waiting(place)) = live else { return };
                 let Some(Waiter { request, .. }) = self.take_waiter(place, None) else { return };
                 (place, request.placed_at, request.wait_until)
@@ -360,14 +356,14 @@ impl State {
     /// A grant is in force from now on.
     pub(super) fn put_grant(&mut self, token: Token, mut grant: Grant) {
         let request = &grant.request;
-        let Some(session) = self.sessions.get_mut(&request.session) else { return };
+        let Some(session) = self.sessions.get_mut(request.session) else { return };
         session.requests.set_live(request.seq, Live::Held(token));
-        for claim in &mut grant.claims {
+        for claim in grant.claims.iter_mut() {
             let key = ResourceKey::new(&claim.resource);
             if let Some(owner) = request.owner {
                 self.owned.insert((owner, key.clone(), token));
             }
-            let (resource, name) = self.resource_mut(key);
+            let (resource, name) = self.resource_mut(&key);
             if resource.holders.insert(token) {
                 resource.held.add(claim.mode, permits_of(claim.permits));
             }
@@ -378,35 +374,34 @@ impl State {
         } else if let Some(until) = grant.hold_until {
             self.deadlines.holds.insert((until, token));
         }
-        self.grants.insert(token, Box::new(grant));
+        self.grants.insert(token, grant);
     }
 
     /// Takes a grant out of force.
-    fn take_grant(&mut self, token: Token, freed: &mut Freed) -> Option<Grant> {
-        let grant = self.grants.remove(&token)?;
+    fn take_grant(&mut self, token: Token, freed: &mut Freed) -> Option<Box<Grant>> {
+        let grant = self.grants.remove(token)?;
         if let Some(until) = grant.hold_until {
             self.deadlines.holds.remove(&(until, token));
         }
         if let Some(revoking) = &grant.revoking {
             self.deadlines.revocations.remove(&(revoking.until, token));
         }
-        for claim in &grant.claims {
+        for claim in grant.claims.iter() {
             let key = ResourceKey::new(&claim.resource);
             if let Some(owner) = grant.request.owner {
                 self.owned.remove(&(owner, key.clone(), token));
             }
-            let MapEntry::Occupied(mut entry) = self.resources.entry(key) else { continue };
-            let resource = entry.get_mut();
+            let Some(resource) = self.resources.get_mut(&key) else { continue };
             if resource.holders.remove(token) {
                 resource.held.take(claim.mode, permits_of(claim.permits));
             }
             if resource.is_idle() {
-                entry.remove();
+                self.resources.remove(&key);
             } else {
-                freed.note(entry.key(), entry.get(), Turn::FIRST, claim.mode, permits_of(claim.permits));
+                freed.note(&key, resource, Turn::FIRST, claim.mode, permits_of(claim.permits));
             }
         }
-        Some(*grant)
+        Some(grant)
     }
 
     /// A request number is over without a grant.
@@ -414,21 +409,21 @@ impl State {
         match self.known(id, seq) {
             Known::New => {}
             Known::Waiting => {
-                let live = self.sessions.get(&id).and_then(|session| session.requests.live(seq));
+                let live = self.sessions.get(id).and_then(|session| session.requests.live(seq));
                 if let Some(Live::Waiting(place)) = live {
                     self.take_waiter(place, Some(freed));
                 }
             }
             Known::Held(_) | Known::Over(_) | Known::Forgotten => return,
         }
-        if let Some(session) = self.sessions.get_mut(&id) {
+        if let Some(session) = self.sessions.get_mut(id) {
             session.requests.set_over(seq, outcome);
         }
     }
 
     fn release(&mut self, token: Token, reason: Reason, freed: &mut Freed) {
         let Some(grant) = self.take_grant(token, freed) else { return };
-        if let Some(session) = self.sessions.get_mut(&grant.request.session) {
+        if let Some(session) = self.sessions.get_mut(grant.request.session) {
             session.requests.set_over(grant.request.seq, Outcome::Released(token, reason));
         }
     }
@@ -447,7 +442,7 @@ impl State {
     /// Nobody is granted a resource for a while. Of an earlier delay the later end and the greater length stay:
     /// nothing is free sooner, in an epoch to come either, because something else was lost as well.
     pub(super) fn delay(&mut self, key: ResourceKey, mut delay: Delay) {
-        let (resource, _) = self.resource_mut(key.clone());
+        let (resource, _) = self.resource_mut(&key);
         let before = resource.delay;
         if let Some(before) = before {
             delay = Delay { until: delay.until.max(before.until), ms: delay.ms.max(before.ms) };
@@ -461,34 +456,25 @@ impl State {
 
     fn end_delay(&mut self, key: &ResourceKey, freed: &mut Freed) {
         self.deadlines.delays.pop_first();
-        let MapEntry::Occupied(mut entry) = self.resources.entry(key.clone()) else { return };
-        entry.get_mut().delay = None;
-        if entry.get().is_idle() {
-            entry.remove();
+        let Some(resource) = self.resources.get_mut(key) else { return };
+        resource.delay = None;
+        if resource.is_idle() {
+            self.resources.remove(key);
         } else {
-            freed.note_all(entry.key());
+            freed.note_all(key);
         }
     }
 
     /// A resource, made if it is not in the state, and the name by which all share it.
-    fn resource_mut(&mut self, key: ResourceKey) -> (&mut Resource, ResourceName) {
-        match self.resources.entry(key) {
-            MapEntry::Occupied(entry) => {
-                let name = entry.key().name().clone();
-                (entry.into_mut(), name)
-            }
-            MapEntry::Vacant(entry) => {
-                let name = entry.key().name().clone();
-                let rule = self.policy.index_of(&name);
-                (entry.insert(Resource::new(rule)), name)
-            }
-        }
+    fn resource_mut(&mut self, key: &ResourceKey) -> (&mut Resource, ResourceName) {
+        let policy = &self.policy;
+        self.resources.get_or_insert(key, || Resource::new(policy.index_of(key.name())))
     }
 }
 
 /// Tells the lines whether a waiter is passed over.
-fn pass_over(resources: &mut BTreeMap<ResourceKey, Resource>, waiter: &Waiter) {
-    for claim in &waiter.claims {
+fn pass_over(resources: &mut Resources, waiter: &Waiter) {
+    for claim in waiter.claims.iter() {
         if let Some(resource) = resources.get_mut(&ResourceKey::new(&claim.resource)) {
             resource.line.set_suspended(waiter.request.turn(), waiter.suspended.is_some());
         }

@@ -2,6 +2,7 @@
 
 use super::line::Turn;
 use arbiterq_client::wire::{Claim, ClaimGranted, Hash, OwnerRef, Reason, Seq, SessionId, Timestamp, Token};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// What a request keeps while it waits and while it holds, so that an undone grant can wait again.
@@ -35,11 +36,65 @@ impl Request {
     }
 }
 
+/// The claims of a request: one, as nearly always, takes no memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Claims<T> {
+    One(T),
+    Many(Box<[T]>),
+}
+
+impl<T> From<Vec<T>> for Claims<T> {
+    fn from(mut claims: Vec<T>) -> Self {
+        match claims.pop() {
+            Some(only) if claims.is_empty() => Self::One(only),
+            last => {
+                claims.extend(last);
+                Self::Many(claims.into())
+            }
+        }
+    }
+}
+
+impl<T: Clone> From<&[T]> for Claims<T> {
+    fn from(claims: &[T]) -> Self {
+        match claims {
+            [only] => Self::One(only.clone()),
+            claims => Self::Many(claims.into()),
+        }
+    }
+}
+
+impl<T> FromIterator<T> for Claims<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(claims: I) -> Self {
+        claims.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl<T> Deref for Claims<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::One(only) => std::slice::from_ref(only),
+            Self::Many(claims) => claims,
+        }
+    }
+}
+
+impl<T> DerefMut for Claims<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Self::One(only) => std::slice::from_mut(only),
+            Self::Many(claims) => claims,
+        }
+    }
+}
+
 /// A request without a grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Waiter {
     pub(super) request: Request,
-    pub(super) claims: Box<[Claim]>,
+    pub(super) claims: Claims<Claim>,
     /// The grant that was undone: it is passed over until its client attaches.
     pub(super) suspended: Option<Token>,
 }
@@ -48,7 +103,7 @@ pub(super) struct Waiter {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
     pub(super) request: Request,
-    pub(super) claims: Box<[ClaimGranted]>,
+    pub(super) claims: Claims<ClaimGranted>,
     pub(super) hash: Hash,
     pub(super) since: Timestamp,
     /// The end of its hold, moved by the gaps before epochs.

@@ -84,7 +84,7 @@ impl State {
             StatusWhat::Summary => {}
             StatusWhat::Holders => {
                 let grants = self.grants.iter();
-                let rows = grants.flat_map(|(token, grant)| self.holder_rows(*token, grant, None, at));
+                let rows = grants.flat_map(|(token, grant)| self.holder_rows(token, grant, None, at));
                 status.holders = rows.take(Status::ROWS_MAX).collect();
             }
             StatusWhat::Resources => status.resources = self.resource_rows(at),

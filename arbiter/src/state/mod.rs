@@ -2,8 +2,8 @@
 //!
 //! [`decide`] reads a [`State`] and gives events; [`State::fold`] takes a record's events into the state. Both
 //! are total: no command and no record makes either fail. Everything here is pure: no clock, no I/O, no
-//! randomness, no iteration over hash maps (there are none), so that the same records make the same state
-//! anywhere, and a replay decides every command the same.
+//! randomness, no walk along a hash map's own order (`table` has the only one), so that the same records make the
+//! same state anywhere, and a replay decides every command the same.
 //!
 //! Where to look: `decide` for what a command does, `fold` for what an event does, `advance` for whose turn it
 //! is, `session` for the rule "Once", `resource` and `line` for what fits beside what and in which order,
@@ -21,6 +21,7 @@ mod policy;
 mod resource;
 mod session;
 pub mod snapshot;
+mod table;
 
 pub use decide::{DELAYED_BYTES_MAX, decide};
 pub use grant::{Grant, Known, Outcome};
@@ -37,6 +38,7 @@ use resource::{Resource, ResourceKey};
 use session::Live;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use table::{Numbered, Resources};
 
 /// The live state of a partition as of a record.
 ///
@@ -54,13 +56,14 @@ pub struct State {
     policy: Rules,
     /// By whom, and why.
     paused: Option<(Arc<str>, Arc<str>)>,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: Numbered<Session>,
     /// Live sessions by the hashes of their keys.
     keys: BTreeMap<Hash, SessionId>,
-    /// By place.
+    /// By place. In order, because the first of them is asked for often.
     waiters: BTreeMap<u64, Box<Waiter>>,
-    grants: BTreeMap<Token, Box<Grant>>,
-    resources: BTreeMap<ResourceKey, Resource>,
+    /// By token.
+    grants: Numbered<Grant>,
+    resources: Resources,
     /// What is held for another request's owner.
     owned: BTreeSet<(OwnerRef, ResourceKey, Token)>,
     deadlines: Deadlines,
@@ -81,11 +84,11 @@ impl State {
             rules: 0,
             policy: Rules::default(),
             paused: None,
-            sessions: BTreeMap::new(),
+            sessions: Numbered::new(),
             keys: BTreeMap::new(),
             waiters: BTreeMap::new(),
-            grants: BTreeMap::new(),
-            resources: BTreeMap::new(),
+            grants: Numbered::new(),
+            resources: Resources::new(),
             owned: BTreeSet::new(),
             deadlines: Deadlines::default(),
             ready: BTreeSet::new(),
@@ -134,7 +137,7 @@ impl State {
 
     /// A live session.
     pub fn session(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.get(&id)
+        self.sessions.get(id)
     }
 
     /// The live session whose key has this hash.
@@ -149,7 +152,7 @@ impl State {
 
     /// A grant in force.
     pub fn grant(&self, token: Token) -> Option<&Grant> {
-        self.grants.get(&token).map(|grant| &**grant)
+        self.grants.get(token)
     }
 
     /// Whether `advance` would change anything: if so, it is the next record's command.
@@ -164,18 +167,18 @@ impl State {
 
     /// Grants in force, by token.
     pub fn grants_in_force(&self) -> impl Iterator<Item = &Grant> {
-        self.grants.values().map(|grant| &**grant)
+        self.grants.iter().map(|(_, grant)| grant)
     }
 
     /// Live sessions, by number.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
-        self.sessions.iter().map(|(id, session)| (*id, session))
+        self.sessions.iter()
     }
 
     fn request(&self, live: Live) -> Option<&Request> {
         match live {
             Live::Waiting(place) => self.waiters.get(&place).map(|waiter| &waiter.request),
-            Live::Held(token) => self.grants.get(&token).map(|grant| &grant.request),
+            Live::Held(token) => self.grants.get(token).map(|grant| &grant.request),
         }
     }
 

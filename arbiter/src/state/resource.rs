@@ -7,9 +7,8 @@ use std::collections::BTreeSet;
 
 /// A resource's name, ordered by a hash of it first.
 ///
-/// A map of ten thousand names compares a dozen of them at each look; comparing numbers that stand in the map
-/// is several times faster than following as many pointers. Equal hashes cost a comparison of the names, no
-/// more, so that nobody gains by choosing names.
+/// Comparing numbers that stand in a map is several times faster than following pointers to names. Equal hashes
+/// cost a comparison of the names, no more, so that nobody gains by choosing names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ResourceKey {
     hash: u64,
@@ -18,14 +17,25 @@ pub(super) struct ResourceKey {
 
 impl ResourceKey {
     pub(super) fn new(name: &ResourceName) -> Self {
-        // FNV-1a over words: short, the same everywhere, and never written down.
+        // FNV-1a over words, and MurmurHash3's last step, after which every bit depends on all: short, the same
+        // everywhere, and never written down.
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         for word in name.as_str().as_bytes().chunks(8) {
             let mut bytes = [0; 8];
             bytes[..word.len()].copy_from_slice(word);
             hash = (hash ^ u64::from_le_bytes(bytes)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         }
-        Self { hash, name: name.clone() }
+        hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        Self { hash: hash ^ hash >> 33, name: name.clone() }
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(super) fn into_name(self) -> ResourceName {
+        self.name
     }
 
     pub(super) fn name(&self) -> &ResourceName {

@@ -1,8 +1,9 @@
 //! Live sessions: leases, addresses, and the rule "Once".
 
 use super::grant::{Known, Outcome};
+use super::table::Small;
 use arbiterq_client::wire::{Hash, Principal, Reason, Seq, Timestamp, Token};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A live session.
@@ -108,7 +109,7 @@ pub(super) struct Requests {
     /// W.
     window: u32,
     highest: Option<Seq>,
-    live: BTreeMap<Seq, Live>,
+    live: Small<Seq, Live>,
     /// In the order of their ends.
     outcomes: VecDeque<(Seq, Outcome)>,
 }
@@ -120,7 +121,7 @@ impl Requests {
 
     /// As they were written down; what is live is added.
     pub(super) fn restored(window: u32, highest: Seq, outcomes: VecDeque<(Seq, Outcome)>) -> Self {
-        Self { window, highest: Some(highest), live: BTreeMap::new(), outcomes }
+        Self { window, highest: Some(highest), live: Small::default(), outcomes }
     }
 
     pub(super) fn known(&self, seq: Seq) -> Known {

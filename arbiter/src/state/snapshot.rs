@@ -141,12 +141,12 @@ pub fn write(state: &State) -> Vec<u8> {
     if let Some((by, reason)) = &state.paused {
         body.event(Event::Paused { by: by.clone(), reason: reason.to_string() });
     }
-    state.sessions.iter().for_each(|(id, session)| body.session(*id, session));
+    state.sessions.iter().for_each(|(id, session)| body.session(id, session));
     state.waiters.values().for_each(|waiter| body.waiter(waiter));
-    state.grants.iter().for_each(|(token, grant)| body.grant(*token, grant));
-    for (token, grant) in &state.grants {
+    state.grants.iter().for_each(|(token, grant)| body.grant(token, grant));
+    for (token, grant) in state.grants.iter() {
         if let Some(Revoking { reason, by, until }) = grant.revoking.as_deref() {
-            body.event(Event::Revoking { token: *token, reason: *reason, by: by.clone(), until: *until });
+            body.event(Event::Revoking { token, reason: *reason, by: by.clone(), until: *until });
         }
     }
     for Waiter { request, suspended, .. } in state.waiters.values().map(|waiter| &**waiter) {
@@ -340,7 +340,7 @@ impl State {
             Event::Queued { .. } => return self.take_queued(event, &line),
             Event::Granted { .. } => return self.take_granted(event, &line),
             Event::Revoking { token, reason, by, until } => {
-                let grant = self.grants.get_mut(&token).ok_or("no grant with this token")?;
+                let grant = self.grants.get_mut(token).ok_or("no grant with this token")?;
                 if grant.hold_until.is_some() || grant.revoking.is_some() {
                     return Err("the grant has a `hold_until`, or is being revoked already");
                 }
@@ -384,7 +384,7 @@ impl State {
             return Err("not `opened`");
         };
         let (id, at) = line.index.zip(line.at).ok_or("no `index` or no `at`")?;
-        if self.sessions.contains_key(&id) || self.keys.contains_key(&key_hash) {
+        if self.sessions.contains(id) || self.keys.contains_key(&key_hash) {
             return Err("a session with this number or key is there already");
         }
         let session = Session {
@@ -444,7 +444,7 @@ impl State {
         let (token, since) = line.index.zip(line.at).ok_or("no `index` or no `at`")?;
         let (place, placed_at) = line.place.zip(line.placed_at).ok_or("no `place` or no `placed_at`")?;
         let hash = line.hash.ok_or("no `hash`")?;
-        if self.live(session)?.requests.live(seq).is_some() || self.grants.contains_key(&token) {
+        if self.live(session)?.requests.live(seq).is_some() || self.grants.contains(token) {
             return Err("a request with this number or token is there already");
         }
         let wait_until = line.wait_until;
@@ -468,6 +468,6 @@ impl State {
     }
 
     fn live(&mut self, session: SessionId) -> Result<&mut Session, &'static str> {
-        self.sessions.get_mut(&session).ok_or("no session with this number")
+        self.sessions.get_mut(session).ok_or("no session with this number")
     }
 }

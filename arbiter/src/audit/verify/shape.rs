@@ -41,7 +41,8 @@ pub(super) fn check(record: &Record, line: &[u8]) -> Shape {
         .into())
 }
 
-fn bounds(record: &Record) -> Shape {
+/// Whether every value is within its bounds.
+pub(super) fn bounds(record: &Record) -> Shape {
     integers(&[record.index, record.epoch, record.upto.unwrap_or(0)])?;
     if record.renewed.len() > RENEWED_MAX {
         return Err(format!("{} renewals, the limit is {RENEWED_MAX}", record.renewed.len()));
@@ -197,6 +198,7 @@ fn claims<'a>(claims: impl ExactSizeIterator<Item = (&'a ResourceName, Mode, Opt
     if claims.len() == 0 || claims.len() > CLAIMS_MAX {
         return Err(format!("{} claims in a request, from 1 to {CLAIMS_MAX} may be", claims.len()));
     }
+    let several = claims.len() > 1;
     let mut names = HashSet::new();
     for (name, mode, permits) in claims {
         resource(name)?;
@@ -206,7 +208,7 @@ fn claims<'a>(claims: impl ExactSizeIterator<Item = (&'a ResourceName, Mode, Opt
         if let Some(permits) = permits {
             within("permits", permits.into(), 1..=PERMITS_MAX.into())?;
         }
-        if !names.insert(name) {
+        if several && !names.insert(name) {
             return Err(format!("{name} twice in one request"));
         }
     }

@@ -45,6 +45,13 @@ impl Timestamp {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment in its one form, in ASCII.
+    pub fn digits(self) -> [u8; 27] {
+        let mut text = [0; 27];
+        self.write(&mut text);
+        text
+    }
+
     fn write(self, out: &mut [u8; 27]) {
         let (days, micros_of_day) = (self.0 / 86_400_000_000, self.0 % 86_400_000_000);
         let (year, month, day) = civil_from_days(days);
