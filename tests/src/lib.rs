@@ -2,6 +2,8 @@
 
 pub mod binary;
 pub mod contract;
+pub mod invariants;
+pub mod sim;
 pub mod verifiers;
 
 use arbiterq::log::chain::hash_of;

@@ -21,6 +21,7 @@ pub use role::{ActivateError, Activation, Role, StepDown};
 
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event, Policy, RENEWED_MAX, Record};
+use crate::planted::{Planted, Plants};
 use crate::state::{State, decide};
 use arbiterq_client::wire::{
     Cause, Gone, Hash, Nonce, Principal, Reply, ReplyBody, Request, RequestBody, Seq, SessionId, StatusAsk,
@@ -207,6 +208,7 @@ pub struct Partition {
     /// Whose process ends with which connection.
     present: BTreeMap<SessionId, (Address, u64)>,
     present_at: BTreeMap<Address, BTreeSet<SessionId>>,
+    plants: Plants,
     out: Outputs,
 }
 
@@ -261,8 +263,18 @@ impl Partition {
             named: BTreeMap::new(),
             present: BTreeMap::new(),
             present_at: BTreeMap::new(),
+            plants: Plants::default(),
             out: Outputs::default(),
         }
+    }
+
+    /// Plants a wrong rule, for tests that must notice.
+    #[cfg(any(test, feature = "planted"))]
+    #[must_use]
+    pub fn with_planted(mut self, planted: Option<Planted>) -> Self {
+        self.plants = Plants::of(planted);
+        self.state.plant(self.plants);
+        self
     }
 
     /// What it is at the moment.

@@ -28,6 +28,7 @@ pub use session::Session;
 
 use crate::log::chain::ChainTip;
 use crate::log::record::{Genesis, Policy};
+use crate::planted::Plants;
 use arbiterq_client::wire::{Hash, Nonce, OwnerRef, ResourceName, Seq, SessionId, Timestamp, Token};
 use deadline::Deadlines;
 use grant::{Request, Waiter};
@@ -66,6 +67,7 @@ pub struct State {
     deadlines: Deadlines,
     /// Exactly the waiters whose turn it is; none while paused.
     ready: BTreeSet<Turn>,
+    plants: Plants,
 }
 
 impl State {
@@ -89,7 +91,14 @@ impl State {
             owned: BTreeSet::new(),
             deadlines: Deadlines::default(),
             ready: BTreeSet::new(),
+            plants: Plants::default(),
         }
+    }
+
+    /// Plants a wrong rule, for tests that must notice.
+    #[cfg(any(test, feature = "planted"))]
+    pub(crate) fn plant(&mut self, plants: Plants) {
+        self.plants = plants;
     }
 
     /// The tip of the chain.

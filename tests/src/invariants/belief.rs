@@ -1,0 +1,36 @@
+//! The client's own belief: whoever believes that it holds, by the lease rule, is the holder in the log at that
+//! moment. Belief is read off the client library's own core, at the client's own clock.
+
+use super::{Checked, Ledger, broken};
+use arbiterq_client::wire::{LogId, Token};
+
+const NAME: &str = "belief";
+
+/// A client believes in a grant, from now on or still.
+pub fn believes(ledger: &Ledger, client: usize, token: Token) -> Checked {
+    match ledger.is_in_force(token) {
+        true => Ok(()),
+        false => {
+            broken(NAME, format!("client {client} believes that it holds {token}, which is not in force"))
+        }
+    }
+}
+
+/// A grant has ended in the log. `believed`: by its client, at this moment.
+pub fn ended(client: usize, token: Token, index: u64, believed: bool) -> Checked {
+    match believed {
+        false => Ok(()),
+        true => broken(
+            NAME,
+            format!("record {index} ends grant {token} while client {client} believes that it holds"),
+        ),
+    }
+}
+
+/// A client opened a session of a log.
+pub fn same_log(known: LogId, told: LogId) -> Checked {
+    match known == told {
+        true => Ok(()),
+        false => broken(NAME, format!("a client was told of log {told:?}")),
+    }
+}

@@ -1,0 +1,219 @@
+//! The command `simulate`.
+
+use super::mix::{self, MIXES};
+use super::plant::{Plant, ROWS, Row};
+use super::{Run, Setup, run, run_with_trail};
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str =
+    "simulate [--seed N] [--runs N] [--hours H] [--mix NAME] [--planted all|ROW] [--budget RUNS] [--quiet]
+
+  --seed N      the first seed (1); alone, exactly that run, with its trail if a promise breaks
+  --runs N      so many seeds from there on
+  --hours H     seeds from there on, until so many simulated hours are clean
+  --mix NAME    every run of that mix; else each seed's own
+  --planted P   plant every wrong rule, or that of one row, and look for a run that notices
+  --budget N    so many runs at most for each planted rule (400)";
+
+#[derive(Debug)]
+struct Arguments {
+    seed: u64,
+    runs: Option<u64>,
+    hours: Option<f64>,
+    mix: Option<String>,
+    planted: Option<String>,
+    budget: u64,
+    quiet: bool,
+}
+
+/// Runs the command of this process's arguments.
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "it is a command")]
+pub fn main() -> ExitCode {
+    let arguments = match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(name) = &arguments.mix
+        && mix::named(name).is_none()
+    {
+        let names: Vec<_> = MIXES.iter().map(|mix| mix.name).collect();
+        eprintln!("no mix {name}; there are {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    if arguments.planted.is_some() { plant(&arguments) } else { soak(&arguments) }
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments =
+        Arguments { seed: 1, runs: None, hours: None, mix: None, planted: None, budget: 400, quiet: false };
+    while let Some(name) = given.next() {
+        if name == "--quiet" {
+            arguments.quiet = true;
+            continue;
+        }
+        let value = given.next().ok_or_else(|| format!("{name} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
+        match name.as_str() {
+            "--seed" => arguments.seed = number()?,
+            "--runs" => arguments.runs = Some(number()?),
+            "--hours" => {
+                arguments.hours = Some(value.parse().map_err(|error| format!("{name} {value}: {error}"))?);
+            }
+            "--mix" => arguments.mix = Some(value),
+            "--planted" => arguments.planted = Some(value),
+            "--budget" => arguments.budget = number()?,
+            _ => return Err(format!("no argument {name}")),
+        }
+    }
+    Ok(arguments)
+}
+
+impl Arguments {
+    fn setup(&self, seed: u64) -> Setup {
+        let setup = Setup::of_seed(seed);
+        let named = self.mix.as_deref().and_then(mix::named);
+        Setup { mix: named.unwrap_or(setup.mix), ..setup }
+    }
+}
+
+/// Real time, for the rate; nothing that is simulated sees it.
+#[expect(clippy::disallowed_methods, reason = "how fast it runs is the one thing that is not simulated")]
+fn real_now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::print_stdout, reason = "it is a command")]
+fn soak(arguments: &Arguments) -> ExitCode {
+    let began = real_now();
+    let runs_max = arguments.runs.unwrap_or(if arguments.hours.is_some() { u64::MAX } else { 1 });
+    let (mut runs, mut micros, mut grants, mut decided, mut records) = (0, 0, 0, 0, 0);
+    let mut seed = arguments.seed;
+    while runs < runs_max && arguments.hours.is_none_or(|hours| (micros as f64) < hours * 3.6e9) {
+        let setup = arguments.setup(seed);
+        let ended = run(setup);
+        if ended.violation.is_some() || ended.vacuous.is_some() {
+            print_end(&run_with_trail(setup));
+            return ExitCode::FAILURE;
+        }
+        if !arguments.quiet {
+            let (mix, seconds, stats) = (setup.mix.name, ended.micros / 1_000_000, &ended.stats);
+            println!(
+                "seed {seed} {mix}: {seconds} s, {} decided, {} records ({} void), {} grants ({} believed), {} epochs, {} sessions ended, {} suspended, writes {:?}",
+                stats.decided,
+                stats.records,
+                stats.void,
+                stats.grants,
+                stats.believed,
+                stats.epochs,
+                stats.expired,
+                stats.suspended,
+                stats.writes
+            );
+            if runs_max == 1 {
+                println!("faults {:?}\nnoise {:?}", stats.faults, stats.noise);
+            }
+        }
+        runs += 1;
+        seed += 1;
+        micros += ended.micros;
+        grants += ended.stats.grants;
+        decided += ended.stats.decided;
+        records += ended.stats.records;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "clean: {:.2} simulated hours, {runs} runs (seeds {} to {}), {grants} grants, {records} records, {decided} commands decided, {:.0} a second, in {seconds:.1} s",
+        micros as f64 / 3.6e9,
+        arguments.seed,
+        seed - 1,
+        decided as f64 / seconds,
+    );
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "it is a command")]
+fn print_end(ended: &Run) {
+    for line in &ended.trail {
+        println!("{line}");
+    }
+    let (seed, mix) = (ended.setup.seed, ended.setup.mix.name);
+    let seconds = ended.micros as f64 / 1e6;
+    if let Some(violation) = &ended.violation {
+        println!(
+            "\nseed {seed} {mix}: after {seconds:.6} s {} is broken: {}",
+            violation.invariant, violation.what
+        );
+    }
+    if let Some(vacuous) = &ended.vacuous {
+        println!("\nseed {seed} {mix}: vacuous: {vacuous}; {:?}", ended.stats);
+    }
+    println!("again: simulate --seed {seed} --mix {mix}");
+}
+
+/// What became of a planted rule.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    /// In which run.
+    pub setup: Setup,
+    /// At which simulated time.
+    pub micros: u64,
+    /// By which invariant.
+    pub invariant: &'static str,
+    /// What it said.
+    pub what: String,
+}
+
+/// Plants a row's rule in one run after the other, in the mixes that are likely to show it.
+pub fn look_for(row: &Row, first_seed: u64, runs_max: u64) -> Option<Caught> {
+    (0..runs_max).find_map(|i| {
+        let name = row.mixes[(i % row.mixes.len() as u64) as usize];
+        let mix = mix::named(name)?;
+        let setup = Setup { seed: first_seed + i, mix, plant: Some(row.plant) };
+        let ended = run(setup);
+        let micros = ended.micros;
+        ended.violation.map(|broken| Caught { setup, micros, invariant: broken.invariant, what: broken.what })
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "it is a command")]
+fn plant(arguments: &Arguments) -> ExitCode {
+    let wanted = arguments.planted.as_deref().unwrap_or("all");
+    let rows: Vec<&Row> =
+        ROWS.iter().filter(|row| wanted == "all" || row.number.to_string() == wanted).collect();
+    println!("| row | the tempting rule | where | mix | seed | simulated s | caught by | what |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut missed = 0;
+    for row in &rows {
+        let place = match row.plant {
+            Plant::Arbiter(_) => "arbiter",
+            Plant::Client(_) => "client core",
+            Plant::Around(_) => "around",
+        };
+        let (number, rule) = (row.number, row.rule);
+        let mut named = **row;
+        let only = arguments.mix.as_deref().and_then(mix::named).map(|mix| [mix.name]);
+        if let Some(only) = only {
+            named.mixes = Vec::leak(only.to_vec());
+        }
+        match look_for(&named, arguments.seed, arguments.budget) {
+            Some(caught) => {
+                let (mix, seed) = (caught.setup.mix.name, caught.setup.seed);
+                let (seconds, by, what) = (caught.micros as f64 / 1e6, caught.invariant, caught.what);
+                println!("| {number} | {rule} | {place} | {mix} | {seed} | {seconds:.3} | {by} | {what} |");
+                if rows.len() == 1 && !arguments.quiet {
+                    print_end(&run_with_trail(caught.setup));
+                }
+            }
+            None => {
+                missed += 1;
+                println!("| {number} | {rule} | {place} | | | | NOT CAUGHT in {} runs | |", arguments.budget);
+            }
+        }
+    }
+    println!("\n{} planted, {} caught", rows.len(), rows.len() - missed);
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
