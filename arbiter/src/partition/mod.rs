@@ -14,6 +14,7 @@
 mod answer;
 mod commands;
 mod held;
+mod planted;
 mod role;
 
 pub use held::{Held, Proof};
@@ -308,6 +309,8 @@ impl Partition {
             return;
         }
         let nonce = self.nonce();
+        let judged_now = self.plants.has(Planted::NamedBefore);
+        let grant = mark.grant.filter(|(_, token)| !judged_now || self.named.get(token) == Some(&1));
         self.gones.push_back(nonce);
         if self.gones.len() > LETTERS_MAX {
             self.gones.pop_front();
@@ -315,7 +318,7 @@ impl Partition {
         self.letter(RequestBody::Gone(Gone {
             nonce,
             session: mark.session,
-            seq: mark.grant.map(|(seq, _)| seq),
+            seq: grant.map(|(seq, _)| seq),
             n: mark.n,
             cause: Cause::Returned,
         }));
@@ -374,7 +377,10 @@ impl Partition {
         let proof = Proof::through(index);
         while let Some(held) = self.held.pop_front_if(|held| held.is_opened_by(&proof)) {
             match held.open(&proof) {
-                Ok(Release::Send(outgoing)) => self.out.sends.push(outgoing),
+                Ok(Release::Send(outgoing)) => {
+                    let outgoing = self.readdressed(outgoing);
+                    self.out.sends.push(outgoing);
+                }
                 Ok(Release::Ack(id)) => self.out.acks.push(id),
                 Err(held) => unreachable!("it was looked at: {held:?}"),
             }
@@ -388,7 +394,8 @@ impl Partition {
     pub fn time(&mut self, now: Uptime) {
         if let Some(limit) = self.config.overdue {
             let append = self.unproven.front().is_some_and(|first| now >= first.appended + limit);
-            let tick = self.ticks.values().any(|(_, sent)| now >= *sent + limit);
+            let tick = self.ticks.values().any(|(_, sent)| now >= *sent + limit)
+                && !self.plants.has(Planted::TickOnce);
             if append || tick {
                 self.step_down(if append { StepDown::AppendOverdue } else { StepDown::TickOverdue });
             }
@@ -403,7 +410,10 @@ impl Partition {
         let at = self.at(now);
         let is_due = self.state.next_deadline().is_some_and(|deadline| deadline <= at);
         let last_sent = self.ticks.values().map(|(_, sent)| *sent).max();
-        if is_due && last_sent.is_none_or(|sent| now >= sent + self.config.tick_resend) {
+        let once = self.plants.has(Planted::TickOnce);
+        if is_due && self.plants.has(Planted::DeadlineWithoutQueue) {
+            self.decide_and_seal(Command::Tick { at }, None, now);
+        } else if is_due && last_sent.is_none_or(|sent| !once && now >= sent + self.config.tick_resend) {
             let nonce = self.nonce();
             self.ticks.insert(nonce, (at, now));
             while self.ticks.len() > TICKS_MAX {
@@ -476,7 +486,9 @@ impl Partition {
         } else if !renewed.is_empty() {
             self.seal_renewed(Command::Barrier, Vec::new(), renewed, at, None);
         }
-        self.advance(now);
+        if makes_record || !self.plants.has(Planted::AdvanceOnlyAfter) {
+            self.advance(now);
+        }
         makes_record
     }
 
@@ -486,7 +498,8 @@ impl Partition {
             && let Some((session, n)) = self.renewals.pop_first()
         {
             // A session may have ended since; its renewal says nothing any more.
-            if self.state.session(session).is_some_and(|known| n > known.n()) {
+            let again = self.renews_again(session, true);
+            if self.state.session(session).is_some_and(|known| n > known.n() || again) {
                 renewed.push((session, n));
             }
         }
@@ -521,6 +534,7 @@ impl Partition {
     ) {
         let tip = self.state.tip();
         let (epoch, upto) = (self.state.epoch(), self.upto.take());
+        let renewed = if self.plants.has(Planted::RenewalsUnlogged) { Vec::new() } else { renewed };
         let record =
             Record { index: tip.next_index, prev: tip.hash, epoch, at, renewed, upto, command, events };
         let sealed = Sealed::new(record);
@@ -538,7 +552,8 @@ impl Partition {
         let mut records = Vec::new();
         let mut bytes = 0;
         for sealed in std::mem::take(&mut self.entry) {
-            if bytes + sealed.line.len() > ENTRY_BYTES_MAX && !records.is_empty() {
+            let apart = self.plants.has(Planted::AdvanceOnlyAfter);
+            if (bytes + sealed.line.len() > ENTRY_BYTES_MAX || apart) && !records.is_empty() {
                 self.append(std::mem::take(&mut records), now);
                 bytes = 0;
             }

@@ -291,12 +291,13 @@ pub const MIXES: &[Mix] = &[
         every: SECOND / 2,
         ..BASE
     },
-    Mix { name: "file", store: Store::File, arbiters: 1, faults: ALONE, ..BASE },
+    Mix { name: "file", store: Store::File, arbiters: 1, faults: ALONE, every: SECOND, ..BASE },
     Mix {
         name: "file-busy",
         store: Store::File,
         arbiters: 1,
         faults: ALONE,
+        every: SECOND,
         work: Work { shared: 20, permits: 20, claims: 3, cancel: 15, hold_max: 10, priority: 20, ..WORK },
         ..BASE
     },
