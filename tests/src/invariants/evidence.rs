@@ -53,6 +53,17 @@ impl Evidence {
         }
     }
 
+    /// A reader has read all that there is.
+    pub fn read_all(&self, ledger: &Ledger, reader: usize, known: ChainTip) -> Checked {
+        let (at, end) = (known.next_index, ledger.next_index());
+        match at == end {
+            true => Ok(()),
+            false => {
+                broken(NAME, format!("arbiter {reader} has read everything and is at {at}, not at {end}"))
+            }
+        }
+    }
+
     /// The end of the run.
     pub fn finish(&self, ledger: &Ledger) -> Checked {
         for (token, hash) in &self.receipts {

@@ -219,6 +219,11 @@ impl Ledger {
         self.sessions.get(&session).filter(|session| session.ended.is_none())
     }
 
+    /// The store has lost the last records: to a fresh reader they never were.
+    pub fn truncate(&mut self, lost: usize) {
+        self.records.truncate(self.records.len().saturating_sub(lost));
+    }
+
     /// Takes a record that counts.
     pub fn fold(&mut self, sealed: &Sealed) {
         let record = &sealed.record;

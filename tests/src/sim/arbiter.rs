@@ -57,6 +57,8 @@ pub(super) struct Arbiter {
     pub(super) upto: u64,
     pub(super) resending: bool,
     pub(super) resent: Vec<Rc<[Sealed]>>,
+    /// The file's last line was damaged.
+    pub(super) rotten: bool,
     pub(super) unsynced: Vec<Sealed>,
     pub(super) sync_due: bool,
 }
@@ -91,6 +93,7 @@ impl Arbiter {
             upto: 0,
             resending: false,
             resent: Vec::new(),
+            rotten: false,
             unsynced: Vec::new(),
             sync_due: false,
         }
@@ -159,8 +162,15 @@ impl World {
             }
         }
         let is_file = self.mix.store == Store::File;
+        if std::mem::take(&mut self.arbiters[arbiter].rotten) && !self.is_planted(Around::TornWhateverMark) {
+            // At or below the durable mark: it does not start, and somebody mends the file.
+            return self.at(self.now + SECOND / 2, Event::ArbiterStart { arbiter });
+        }
+        let cut = self.rotted && self.is_planted(Around::TornWhateverMark);
         while is_file && let Some(entry) = self.log.entry(read) {
-            entry.iter().for_each(|sealed| state.fold(sealed));
+            let is_last = read + 1 == self.log.end();
+            let kept = if cut && is_last { entry.len() - 1 } else { entry.len() };
+            entry.iter().take(kept).for_each(|sealed| state.fold(sealed));
             read += 1;
         }
         let partition = Partition::standby(config, state).with_planted(planted);
@@ -172,9 +182,7 @@ impl World {
         (own.read, own.upto) = (read, upto);
         (own.read_due, own.deliver_due, own.wake_at) = (false, false, u64::MAX);
         own.outstanding.clear();
-        own.resent.clear();
         own.void.clear();
-        own.resending = false;
         own.own_epoch = None;
         own.last_record_at = self.now;
         own.channel = self.queue.open(arbiter);
@@ -390,6 +398,10 @@ impl World {
                 let checked = self.watch.evidence.read(&self.watch.ledger, arbiter, known);
                 self.check(checked);
             }
+            if self.arbiters[arbiter].read == self.log.end() && role != Role::SteppedDown {
+                let checked = self.watch.evidence.read_all(&self.watch.ledger, arbiter, known);
+                self.check(checked);
+            }
             if role == Role::Activating {
                 let checked = self.watch.epochs.still_activating(began, known.next_index);
                 self.check(checked);
@@ -398,8 +410,7 @@ impl World {
     }
 
     /// What the store says of an entry that was sent to it.
-    fn report(&mut self, arbiter: usize, last: u64, offset: Option<usize>) {
-        let Some(offset) = offset else { return self.resend(arbiter) };
+    fn report(&mut self, arbiter: usize, last: u64, offset: usize) {
         let now = self.uptime(arbiter);
         let last_plus_one = self.is_planted(Around::LastPlusOne);
         let is_topic = self.mix.store == Store::Topic;

@@ -54,6 +54,8 @@ pub(super) struct Client {
     offset: u64,
     rate: u64,
     pub(super) paused_until: u64,
+    /// Until then it hears late.
+    pub(super) slow_until: u64,
     /// Its open reply queues, or connections; the last is the present one.
     pub(super) connections: Vec<u64>,
     address: Option<Address>,
@@ -83,6 +85,7 @@ impl Client {
             // Within the margin of the arbiters' clocks.
             rate: dice.between(970, 1035),
             paused_until: 0,
+            slow_until: 0,
             connections: Vec::new(),
             address: None,
             connecting: false,
@@ -566,6 +569,8 @@ impl World {
     ) -> u64 {
         let noise = self.noise();
         let late = if self.comes("reply_late", noise.reply_late) { self.dice.around(SECOND) } else { 0 };
+        let slow = self.now < self.clients[client].slow_until && self.phase == Phase::Faulty;
+        let late = late + if slow { 200 * MS + self.dice.below(SECOND) } else { 0 };
         let at = after.max(self.now + 150 + self.dice.below(600) + late);
         let returns = self.mix.store == Store::Stream && outgoing.mark.is_some();
         if returns && self.comes("false_return", noise.false_return) {

@@ -44,6 +44,26 @@ impl World {
                 let at = self.now + 50 * MS + self.dice.around(SECOND);
                 self.at(at, Event::ArbiterStart { arbiter });
             }
+            Fault::Rot => {
+                if self.arbiters[arbiter].partition.is_none() {
+                    return false;
+                }
+                self.crash_arbiter(arbiter);
+                self.arbiters[arbiter].rotten = true;
+                self.rotted = true;
+                self.at(self.now + 300 * MS, Event::ArbiterStart { arbiter });
+            }
+            Fault::Stop => {
+                let own = &mut self.clients[client];
+                if own.core.is_none() || self.now < own.paused_until {
+                    return false;
+                }
+                own.slow_until = self.now + 3 * SECOND;
+                let life = own.life;
+                let at = self.now + SECOND / 2 + self.dice.below(2 * SECOND);
+                self.at(at, Event::Freeze { client, life });
+            }
+            Fault::Truncate => self.truncate(),
             Fault::ArbiterPause => {
                 let long = self.dice.one_in(4);
                 let pause = if long { self.dice.below(2 * lease) } else { self.dice.around(300 * MS) };
@@ -109,6 +129,32 @@ impl World {
             }
         }
         true
+    }
+
+    /// A client that has heard late for a while stands still.
+    pub(super) fn freeze(&mut self, client: usize, life: u64) {
+        let lease = self.mix.work.lease;
+        if self.clients[client].life != life || self.phase != Phase::Faulty {
+            return;
+        }
+        if self.mix.store == Store::Stream && self.dice.one_in(2) {
+            self.clients[client].connections.clear();
+        }
+        self.clients[client].paused_until = self.now + self.dice.between(lease / 4, 2 * lease);
+    }
+
+    /// The broker loses the last of what it confirmed. Whoever has folded that notices when it connects again, and
+    /// stops for good: the run is over. By the wrong rule it goes on.
+    fn truncate(&mut self) {
+        let lost = self.dice.between(1, 4) as usize;
+        let records = self.log.truncate(lost);
+        if !self.is_planted(super::plant::Around::FoldedTrusted) {
+            self.phase = Phase::Over;
+            return;
+        }
+        self.watch.ledger.truncate(records);
+        let end = self.log.end();
+        self.arbiters.iter_mut().for_each(|arbiter| arbiter.read = arbiter.read.min(end));
     }
 
     fn crash_arbiter(&mut self, arbiter: usize) {

@@ -80,6 +80,12 @@ pub enum Fault {
     LoseAppends,
     /// The file says an error; the process ends.
     IoError,
+    /// The process ends, and the last line that was synced is damaged.
+    Rot,
+    /// A client hears late, and then stands still, perhaps without its reply queue.
+    Stop,
+    /// The broker loses what it had confirmed.
+    Truncate,
 }
 
 /// What comes by itself, one in so many; 0 for never.
@@ -190,6 +196,7 @@ const BROKER: &[(Fault, u64)] = &[
     (Fault::BrokerRestart, 1),
     (Fault::ClockJump, 2),
     (Fault::LoseAppends, 1),
+    (Fault::Stop, 4),
 ];
 
 const PARTITIONED: &[(Fault, u64)] = &[
@@ -201,6 +208,7 @@ const PARTITIONED: &[(Fault, u64)] = &[
     (Fault::Steal, 4),
     (Fault::ClockJump, 2),
     (Fault::LoseAppends, 2),
+    (Fault::Stop, 4),
 ];
 
 const ALONE: &[(Fault, u64)] = &[
@@ -211,6 +219,8 @@ const ALONE: &[(Fault, u64)] = &[
     (Fault::Cut, 5),
     (Fault::ClockJump, 2),
     (Fault::IoError, 1),
+    (Fault::Rot, 1),
+    (Fault::Stop, 2),
 ];
 
 const BASE: Mix = Mix {
@@ -281,6 +291,7 @@ pub const MIXES: &[Mix] = &[
         work: Work { fail_fast: 40, resources: 2, hold: 60 * MS, ..WORK },
         faults: &[
             (Fault::Vanish, 6),
+            (Fault::Stop, 6),
             (Fault::Cut, 6),
             (Fault::ClientCrash, 4),
             (Fault::ClientPause, 3),
@@ -338,6 +349,7 @@ pub const MIXES: &[Mix] = &[
         length: 40 * SECOND,
         ..BASE
     },
+    Mix { name: "truncated", faults: &[(Fault::Truncate, 1)], every: 30 * SECOND, grants_min: 20, ..BASE },
     Mix {
         name: "blocked",
         work: Work { lease: 40 * SECOND, hold: 2 * SECOND, think: 3 * SECOND, ..WORK },

@@ -96,7 +96,7 @@ pub const ROWS: &[Row] = &[
     client(11, "believe any granted", AtClient::AnyGrantedBelieved, &["hot", "presence"]),
     client(12, "a lapsed lease revived by any alive", AtClient::AnyAliveRevives, &["presence", "hot"]),
     arbiter(13, "sessions named by the client", Inside::DeadRaised, &["hot", "many"]),
-    arbiter(14, "judge a tick by the clock at processing", Inside::TickAtProcessing, &["many"]),
+    arbiter(14, "judge a tick by the clock at processing", Inside::TickAtProcessing, &["file-busy", "file"]),
     arbiter(15, "act on a deadline without the queue", Inside::DeadlineWithoutQueue, &["many"]),
     arbiter(16, "act on another activation's tick", Inside::AnyTick, &["zombies"]),
     around(17, "at from the wall clock", Around::WallClock, &["zombies"]),

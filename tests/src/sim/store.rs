@@ -48,6 +48,12 @@ impl Log {
         self.entries.get(position.checked_sub(self.base)?).cloned()
     }
 
+    /// Loses the last entries; how many records they had that count, if all of them did.
+    pub(super) fn truncate(&mut self, lost: usize) -> usize {
+        let kept = self.entries.len().saturating_sub(lost);
+        self.entries.drain(kept..).map(|entry| entry.len()).sum()
+    }
+
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint.clone()
     }
@@ -109,8 +115,8 @@ impl World {
                 let own = &mut self.arbiters[arbiter];
                 own.resending = true;
                 own.resent.push(entry);
-                let at = now + 100 * MS + self.dice.below(400 * MS);
-                self.at(at, Event::Report { arbiter, life, last, offset: None });
+                let at = now + 300 + self.dice.around(10 * MS);
+                self.at(at, Event::Resend { arbiter });
             }
             return;
         }
@@ -143,7 +149,7 @@ impl World {
         if self.mix.store == Store::Topic || confirmed {
             let late = self.comes("append_late", self.noise().append_late);
             let at = self.now + 50 + self.dice.below(200) + if late { self.dice.below(SECOND) } else { 0 };
-            self.at(at, Event::Report { arbiter, life, last, offset: Some(offset) });
+            self.at(at, Event::Report { arbiter, life, last, offset });
         }
         for reader in 0..self.arbiters.len() {
             self.read_soon(reader);

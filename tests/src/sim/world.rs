@@ -44,7 +44,8 @@ pub(super) enum Event {
     Deliver { arbiter: usize, life: u64 },
     Land { arbiter: usize, life: u64, entry: Rc<[Sealed]> },
     Read { arbiter: usize, life: u64 },
-    Report { arbiter: usize, life: u64, last: u64, offset: Option<usize> },
+    Report { arbiter: usize, life: u64, last: u64, offset: usize },
+    Resend { arbiter: usize },
     Sync { arbiter: usize, life: u64 },
     Returned { arbiter: usize, life: u64, mark: Box<Mark> },
     Assigned { arbiter: usize, life: u64 },
@@ -58,6 +59,7 @@ pub(super) enum Event {
     Connect { client: usize, life: u64 },
     Do { client: usize, life: u64, action: Action },
     Write(Box<(Write, Token)>),
+    Freeze { client: usize, life: u64 },
     Fault,
     Heal,
     Check,
@@ -138,6 +140,8 @@ pub(super) struct World {
     pub(super) upto: u64,
     /// Activations so far.
     pub(super) activations: u64,
+    /// The file was damaged below its mark.
+    pub(super) rotted: bool,
     /// Nothing gets into the queue before.
     pub(super) blocked_until: u64,
     pub(super) trail: Trail,
@@ -170,6 +174,7 @@ impl World {
             epochs: IdMap::default(),
             upto: 0,
             activations: 0,
+            rotted: false,
             blocked_until: 0,
             trail: Trail { kept: trail, lines: std::collections::VecDeque::new() },
             stats: Stats::default(),
@@ -244,6 +249,8 @@ impl World {
                 self.client_event(client, life, Event::Do { client, life, action });
             }
             Event::Land { arbiter, life, entry } => self.land(arbiter, life, entry),
+            Event::Resend { arbiter } => self.resend(arbiter),
+            Event::Freeze { client, life } => self.freeze(client, life),
             Event::Fault => self.fault(),
             Event::Heal => self.heal(),
             Event::Check => self.check_end(),
