@@ -180,14 +180,11 @@ impl Partition {
 
     /// A letter that a reply came back counts once, and only if this activation sent it.
     fn gone(&mut self, gone: &Gone, source: &Source, now: Uptime) {
-        let (session, mut n) = (gone.session, gone.n);
+        let (session, n) = (gone.session, gone.n);
         // They come back in their order, as a rule: it is the first.
         let sent = self.gones.iter().position(|nonce| *nonce == gone.nonce);
         if sent.and_then(|sent| self.gones.remove(sent)).is_none() && !self.takes_any_gone() {
             return self.read(source, Answer::Nothing, now);
-        }
-        if self.plants.has(Planted::GoneByName) {
-            n = self.state.session(session).map_or(n, |known| known.attached());
         }
         // Undone only if nothing else that names the grant was ever published, or is held back: then nobody can
         // have seen it.

@@ -327,7 +327,9 @@ impl Decision<'_> {
 
     fn gone(&mut self, id: SessionId, n: u64, seq: Option<Seq>, cause: Cause) {
         // The address may have been another one since.
-        let Some(session) = self.state.session(id).filter(|session| session.attached == n) else { return };
+        let any = self.state.plants.has(Planted::GoneByName);
+        let is_there = |session: &&Session| session.attached == n || any;
+        let Some(session) = self.state.session(id).filter(is_there) else { return };
         if cause == Cause::Closed {
             self.events.push(Event::SessionEnded { session: id, reason: Reason::ConnectionClosed });
             for (_, live) in session.requests.iter() {

@@ -2,7 +2,7 @@
 //! moment. Belief is read off the client library's own core, at the client's own clock.
 
 use super::{Checked, Ledger, broken};
-use arbiterq_client::wire::{LogId, Token};
+use arbiterq_client::wire::{LogId, Reason, Token};
 
 const NAME: &str = "belief";
 
@@ -24,6 +24,20 @@ pub fn ended(client: usize, token: Token, index: u64, believed: bool) -> Checked
             NAME,
             format!("record {index} ends grant {token} while client {client} believes that it holds"),
         ),
+    }
+}
+
+/// A client gives up what it held because the log is said to have ended it: it has.
+pub fn lost(ledger: &Ledger, client: usize, token: Token, reason: Reason) -> Checked {
+    // Its own lease ran out at the client first, as it should.
+    let by_itself = matches!(reason, Reason::LeaseExpired | Reason::Closed);
+    let over =
+        ledger.grants.get(&token).is_none_or(|grant| grant.ended.is_some() || grant.revoking.is_some());
+    match by_itself || over {
+        true => Ok(()),
+        false => {
+            broken(NAME, format!("client {client} takes {token} for lost ({reason}), which is in force"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{Checked, Ledger, Violation, broken};
 use arbiterq::audit::verify::Verifier;
 use arbiterq::log::chain::{ChainTip, Sealed};
-use arbiterq::log::record::{Command, DUE_MAX, RECORD_BYTES_MAX};
+use arbiterq::log::record::{Command, DUE_MAX, Event, RECORD_BYTES_MAX};
 use arbiterq_client::wire::{Hash, Token};
 
 const NAME: &str = "evidence";
@@ -23,8 +23,9 @@ impl Evidence {
         if bytes > RECORD_BYTES_MAX {
             return broken(NAME, format!("record {} has {bytes} bytes", sealed.record.index));
         }
-        let due = sealed.record.events.len();
-        if matches!(sealed.record.command, Command::Tick { .. }) && due > 2 * DUE_MAX {
+        let delays = |event: &&Event| !matches!(event, Event::Delayed { .. });
+        let due = sealed.record.events.iter().filter(delays).count();
+        if matches!(sealed.record.command, Command::Tick { .. }) && due > DUE_MAX {
             return broken(
                 NAME,
                 format!("the tick of record {} ends {due} things at once", sealed.record.index),

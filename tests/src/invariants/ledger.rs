@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Hashes numbers that are spread already. The maps with it are looked up, never walked.
 #[derive(Default)]
@@ -53,6 +54,8 @@ pub struct Session {
     pub highest: Seq,
     /// Requests that wait or hold.
     pub live: Vec<Seq>,
+    /// Where its replies go, each from a record on.
+    pub addresses: Vec<(u64, Option<Arc<str>>)>,
     /// The record that ended it.
     pub ended: Option<u64>,
 }
@@ -244,7 +247,7 @@ impl Ledger {
         let index = record.index;
         match event {
             Event::EpochStarted { epoch, .. } => self.epoch = *epoch,
-            Event::Opened { key_hash, lease_ms, fail_fast_ms, in_flight_max, .. } => {
+            Event::Opened { key_hash, lease_ms, fail_fast_ms, in_flight_max, reply_to, .. } => {
                 self.keys.insert(*key_hash, index);
                 self.ever_opened.insert(*key_hash);
                 self.live_sessions.insert(index, ());
@@ -257,11 +260,17 @@ impl Ledger {
                     attached: 0,
                     highest: 0,
                     live: Vec::new(),
+                    addresses: vec![(index, reply_to.clone())],
                     ended: None,
                 };
                 self.sessions.insert(index, session);
             }
-            Event::Attached { session, n, .. } => self.attach(*session, *n),
+            Event::Attached { session, n, reply_to } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.addresses.push((index, reply_to.clone()));
+                }
+                self.attach(*session, *n);
+            }
             Event::SessionEnded { session, .. } => self.end_session(*session, index),
             Event::Queued { session, seq, claims, priority, wait_ms, .. } => {
                 let asked = Asked {

@@ -83,11 +83,14 @@ impl Watch {
         Ok(())
     }
 
-    /// A reply leaves an arbiter.
+    /// A reply leaves an arbiter; `to` where it goes to its session.
     ///
     /// # Errors
     /// The promise it breaks.
-    pub fn told(&mut self, reply: &Reply) -> Checked {
+    pub fn told(&mut self, reply: &Reply, to: Option<&str>) -> Checked {
+        if let Some(to) = to {
+            on_the_record_first::addressed(&self.ledger, reply, to)?;
+        }
         on_the_record_first::told(&self.ledger, reply)?;
         self.once.told(&self.ledger, reply)
     }

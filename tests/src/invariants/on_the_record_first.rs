@@ -6,6 +6,21 @@ use arbiterq_client::wire::{Alive, Reply, ReplyBody, SessionId};
 
 const NAME: &str = "on_the_record_first";
 
+/// Looks at where a session's reply goes: to the address in force at its record.
+pub fn addressed(ledger: &Ledger, reply: &Reply, to: &str) -> Checked {
+    let Some(session) = reply.session.and_then(|session| ledger.sessions.get(&session)) else {
+        return Ok(());
+    };
+    let in_force = session.addresses.iter().rev().find(|(since, _)| *since <= reply.index);
+    match in_force {
+        Some((_, Some(address))) if **address != *to => broken(
+            NAME,
+            format!("as of record {} replies go to {address}, and one goes to {to}", reply.index),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Looks at a reply as it leaves its arbiter.
 pub fn told(ledger: &Ledger, reply: &Reply) -> Checked {
     let index = reply.index;

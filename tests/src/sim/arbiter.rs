@@ -117,14 +117,14 @@ impl Arbiter {
     }
 }
 
-fn policy() -> Policy {
+fn policy(at_once: usize) -> Policy {
     let rule = |pattern: &str| Rule { pattern: pattern.into(), ..Rule::default() };
     let rules = vec![
         Rule { capacity: Some(5), ..rule("p*") },
         Rule { lock_delay_ms: Some(300), ..rule("*7") },
         Rule { hold_max_ms: Some(1500), ..rule("*9") },
     ];
-    Policy { rules, in_flight_max: 16, ..Policy::default() }
+    Policy { rules, in_flight_max: (at_once as u32).max(16), ..Policy::default() }
 }
 
 impl World {
@@ -148,7 +148,7 @@ impl World {
         };
         let late = self.is_planted(Around::LateTick) || self.mix.store == Store::File;
         let config = PartitionConfig {
-            policy: policy(),
+            policy: policy(self.mix.work.at_once),
             returns: self.mix.store == Store::Stream,
             overdue: (!late).then_some(OVERDUE),
             prefetch: 1024,
@@ -490,7 +490,19 @@ impl World {
             self.post(arbiter, letter);
         }
         self.wake_soon(arbiter);
+        if self.is_planted(Around::CheckpointUnproven) && role == Role::Active && self.dice.one_in(20) {
+            self.checkpoint_unproven(arbiter);
+        }
         self.give();
+    }
+
+    /// A wrong rule: of whatever is in memory, proven or not.
+    fn checkpoint_unproven(&mut self, arbiter: usize) {
+        let own = &self.arbiters[arbiter];
+        if let Some(partition) = &own.partition {
+            let body = snapshot::write(partition.state());
+            self.log.put_checkpoint(body, own.upto);
+        }
     }
 
     fn became_active(&mut self, arbiter: usize, epoch: u64) {
@@ -546,7 +558,8 @@ impl World {
     fn tell(&mut self, arbiter: usize, outgoing: Outgoing) {
         self.trail
             .note(self.now, || format!("arbiter {arbiter} tells {}: {:?}", outgoing.to, outgoing.reply));
-        let checked = self.watch.told(&outgoing.reply);
+        let to = outgoing.mark.map(|_| &*outgoing.to);
+        let checked = self.watch.told(&outgoing.reply, to);
         self.check(checked);
         let own = &mut self.arbiters[arbiter];
         let life = own.life;
@@ -562,6 +575,9 @@ impl World {
 
     /// A letter to itself goes to the end of its own queue.
     pub(super) fn post(&mut self, arbiter: usize, letter: Request) {
+        if matches!(letter.body, RequestBody::Tick(_)) && self.comes("stall", self.noise().stall) {
+            self.arbiters[arbiter].paused_until = self.now + self.dice.below(2 * self.mix.work.lease);
+        }
         if self.mix.store == Store::File {
             // Behind all that the sockets hold.
             let first = self.is_planted(Around::TickJumpsQueue);
@@ -572,7 +588,8 @@ impl World {
             return;
         }
         let now = self.now;
-        let delay = 200 + self.dice.below(500);
+        let late = self.comes("letter_late", self.noise().letter_late);
+        let delay = 200 + self.dice.below(500) + if late { self.dice.around(SECOND / 2) } else { 0 };
         let own = &mut self.arbiters[arbiter];
         own.last_post = own.last_post.max(now + delay);
         let at = own.last_post;

@@ -1,8 +1,8 @@
 //! A client program: the library's own core, the driver around it, and the user who asks, uses and gives back.
 
 use super::dice::Dice;
-use super::mix::{MS, Mix, SECOND, Store};
-use super::plant::Plant;
+use super::mix::{Fault, MS, Mix, SECOND, Store};
+use super::plant::{Around, Plant};
 use super::world::{Event, Phase, Posted, World};
 use crate::invariants::belief;
 use crate::invariants::fencing::Write;
@@ -167,6 +167,13 @@ impl World {
         let life = client.life;
         self.note(|| format!("client {number} starts, life {life}"));
         self.connect_soon(number, 2 * MS);
+        let ill = self.mix.faults.iter().any(|(fault, _)| *fault == Fault::Stop) && self.dice.one_in(3);
+        if ill && self.phase == Phase::Faulty {
+            // It hears late from the beginning, and stops soon.
+            self.clients[number].slow_until = self.now + 3 * SECOND;
+            let at = self.now + SECOND + self.dice.below(3 * SECOND);
+            self.at(at, Event::Freeze { client: number, life });
+        }
         if self.phase == Phase::Faulty {
             let at = self.now + self.dice.around(self.mix.work.think);
             self.at(at, Event::Do { client: number, life, action: Action::Ask });
@@ -424,7 +431,8 @@ impl World {
         let delay = 200 + self.dice.below(800) + late;
         let client = &mut self.clients[number];
         client.last_arrive = client.last_arrive.max(self.now + delay);
-        let (at, present) = (client.last_arrive, client.present);
+        let by_wrong_rule = self.setup.plant == Some(Plant::Around(Around::AnyCloseIsDeath));
+        let (at, present) = (client.last_arrive, client.present || by_wrong_rule);
         if double {
             let posted =
                 Posted { from: Some(address.clone()), client: None, present, request: request.clone() };
@@ -447,7 +455,9 @@ impl World {
                 self.believers.insert(granted.token, number);
                 self.use_grant(number, request, granted);
             }
-            Told::Lost { request, token, .. } => {
+            Told::Lost { request, token, reason } => {
+                let checked = belief::lost(&self.watch.ledger, number, token, reason);
+                self.check(checked);
                 self.believers.remove(&token);
                 // Its user stops, and says so.
                 let at = self.now + self.dice.below(20 * MS);

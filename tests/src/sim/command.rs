@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str =
-    "simulate [--seed N] [--runs N] [--hours H] [--mix NAME] [--planted all|ROW] [--budget RUNS] [--quiet]
+    "simulate [--seed N] [--runs N] [--hours H] [--mix NAME] [--planted all|ROW|FIRST-LAST] [--budget RUNS] [--quiet]
 
   --seed N      the first seed (1); alone, exactly that run, with its trail if a promise breaks
   --runs N      so many seeds from there on
@@ -179,11 +179,21 @@ pub fn look_for(row: &Row, first_seed: u64, runs_max: u64) -> Option<Caught> {
     })
 }
 
+/// `all`, a row's number, or the first and last of several.
+fn is_wanted(row: &Row, wanted: &str) -> bool {
+    match wanted.split_once('-') {
+        Some((first, last)) => {
+            first.parse().is_ok_and(|first: u32| first <= row.number)
+                && last.parse().is_ok_and(|last: u32| row.number <= last)
+        }
+        None => wanted == "all" || row.number.to_string() == wanted,
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "it is a command")]
 fn plant(arguments: &Arguments) -> ExitCode {
     let wanted = arguments.planted.as_deref().unwrap_or("all");
-    let rows: Vec<&Row> =
-        ROWS.iter().filter(|row| wanted == "all" || row.number.to_string() == wanted).collect();
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| is_wanted(row, wanted)).collect();
     println!("| row | the tempting rule | where | mix | seed | simulated s | caught by | what |");
     println!("|---|---|---|---|---|---|---|---|");
     let mut missed = 0;

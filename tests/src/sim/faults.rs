@@ -259,7 +259,6 @@ impl World {
     fn bury(&mut self) {
         self.phase = Phase::Burying(self.now);
         self.note(|| "all clients die".to_owned());
-        self.watch.no_early_expiry.nobody_may = false;
         for client in 0..self.clients.len() {
             self.clients[client].buried = true;
             self.end_client(client);

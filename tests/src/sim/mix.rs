@@ -111,6 +111,10 @@ pub struct Noise {
     pub append_late: u64,
     /// A letter of the arbiter to itself is lost.
     pub letter_lose: u64,
+    /// A letter of the arbiter to itself is late.
+    pub letter_late: u64,
+    /// An arbiter stands still just when it has sent a tick.
+    pub stall: u64,
     /// A letter that nobody sent arrives with a request.
     pub forge: u64,
 }
@@ -168,6 +172,8 @@ const NOISE: Noise = Noise {
     append_lose: 3000,
     append_late: 300,
     letter_lose: 20,
+    letter_late: 30,
+    stall: 0,
     forge: 300,
 };
 
@@ -182,6 +188,8 @@ const CALM: Noise = Noise {
     append_lose: 0,
     append_late: 0,
     letter_lose: 0,
+    letter_late: 0,
+    stall: 0,
     forge: 0,
 };
 
@@ -298,13 +306,14 @@ pub const MIXES: &[Mix] = &[
             (Fault::BrokerRestart, 1),
             (Fault::ArbiterCrash, 1),
         ],
-        noise: Noise { false_return: 40, reply_late: 100, ..NOISE },
+        noise: Noise { false_return: 40, reply_late: 100, letter_late: 6, ..NOISE },
         every: SECOND / 2,
         ..BASE
     },
     Mix { name: "file", store: Store::File, arbiters: 1, faults: ALONE, every: SECOND, ..BASE },
     Mix {
         name: "file-busy",
+        noise: Noise { stall: 15, ..NOISE },
         store: Store::File,
         arbiters: 1,
         faults: ALONE,

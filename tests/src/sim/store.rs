@@ -48,6 +48,11 @@ impl Log {
         self.entries.get(position.checked_sub(self.base)?).cloned()
     }
 
+    /// For a wrong rule: a checkpoint of whatever is said to be the state after all that is there.
+    pub(super) fn put_checkpoint(&mut self, body: Vec<u8>, upto: u64) {
+        self.checkpoint = Some(Checkpoint { position: self.end(), body: Rc::new(body), upto });
+    }
+
     /// Loses the last entries; how many records they had that count, if all of them did.
     pub(super) fn truncate(&mut self, lost: usize) -> usize {
         let kept = self.entries.len().saturating_sub(lost);

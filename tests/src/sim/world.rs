@@ -133,7 +133,7 @@ pub(super) struct World {
     /// The log folded by the state machine: for checkpoints, and to see whether a waiter can be granted.
     pub(super) shadow: State,
     /// Which client believes in which grant.
-    pub(super) believers: IdMap<usize>,
+    pub(super) believers: std::collections::BTreeMap<Token, usize>,
     /// When and by which clock an epoch's record was sealed, by its incarnation.
     pub(super) epochs: IdMap<(u64, u64)>,
     /// How much of the queue the log says is decided, where it says so.
@@ -170,7 +170,7 @@ impl World {
             resources: std::collections::BTreeMap::new(),
             watch: Watch { partitions: PARTITIONS, ..Watch::default() },
             shadow: State::new(ChainTip::before(0)),
-            believers: IdMap::default(),
+            believers: std::collections::BTreeMap::new(),
             epochs: IdMap::default(),
             upto: 0,
             activations: 0,
@@ -181,8 +181,8 @@ impl World {
             violation: None,
             dice,
         };
-        world.watch.no_early_expiry.nobody_may =
-            mix.faults.iter().all(|(fault, _)| matches!(fault, super::mix::Fault::Block));
+        let blocks = mix.faults.iter().any(|(fault, _)| *fault == super::mix::Fault::Block);
+        world.watch.no_early_expiry.late_max = blocks.then_some(4 * SECOND);
         world.begin();
         world
     }
