@@ -116,6 +116,8 @@ pub struct Grant {
     pub revoking: Option<u64>,
     /// The record that ended it.
     pub ended: Option<u64>,
+    /// It was taken at once by an operator, who leans on fencing alone.
+    pub excused: bool,
 }
 
 /// Who holds a resource and who waits for it.
@@ -296,7 +298,15 @@ impl Ledger {
                     claims: claims.clone(),
                     standing: Standing::Held(index),
                 };
-                let grant = Grant { session: *session, seq: *seq, claims, hash, revoking: None, ended: None };
+                let grant = Grant {
+                    session: *session,
+                    seq: *seq,
+                    claims,
+                    hash,
+                    revoking: None,
+                    ended: None,
+                    excused: false,
+                };
                 self.hold(index, grant, asked);
             }
             Event::Refused { session, seq, reason } => {
@@ -409,7 +419,7 @@ impl Ledger {
 
     fn take(&mut self, token: Token, index: u64, excused: bool) -> Option<(SessionId, Seq)> {
         let grant = self.grants.get_mut(&token).filter(|grant| grant.ended.is_none())?;
-        grant.ended = Some(index);
+        (grant.ended, grant.excused) = (Some(index), excused);
         let whose = (grant.session, grant.seq);
         for claim in grant.claims.iter() {
             if let Some(line) = self.lines.get_mut(&claim.resource) {

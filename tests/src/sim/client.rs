@@ -505,7 +505,8 @@ impl World {
             self.at(second, Event::Do { client: number, life, action: Action::Write(request) });
         }
         // Some forget to give back, until their lease or their limit is over.
-        let long = self.phase == Phase::Faulty && self.dice.one_in(200);
+        let is_ill = now < self.clients[number].slow_until && self.dice.one_in(2);
+        let long = self.phase == Phase::Faulty && (is_ill || self.dice.one_in(200));
         let at = now + hold + if long { self.mix.work.lease * 2 } else { 0 };
         self.at(at, Event::Do { client: number, life, action: Action::Release(request) });
         if self.dice.below(100) < work.forced && self.phase == Phase::Faulty {

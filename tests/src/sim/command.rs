@@ -171,7 +171,7 @@ pub struct Caught {
 pub fn look_for(row: &Row, first_seed: u64, runs_max: u64) -> Option<Caught> {
     (0..runs_max).find_map(|i| {
         let name = row.mixes[(i % row.mixes.len() as u64) as usize];
-        let mix = mix::named(name)?;
+        let mix = mix::named(name).unwrap_or_else(|| panic!("no mix {name}"));
         let setup = Setup { seed: first_seed + i, mix, plant: Some(row.plant) };
         let ended = run(setup);
         let micros = ended.micros;

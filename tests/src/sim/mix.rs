@@ -358,6 +358,22 @@ pub const MIXES: &[Mix] = &[
         length: 40 * SECOND,
         ..BASE
     },
+    Mix {
+        name: "topic-revocations",
+        store: Store::Topic,
+        work: Work { hold_max: 60, forced: 20, hold: 250 * MS, think: 150 * MS, wait: 0, tries: 0, ..WORK },
+        faults: &[(Fault::Cut, 10), (Fault::ClientPause, 2), (Fault::Stop, 4), (Fault::ArbiterCrash, 1)],
+        every: SECOND / 3,
+        ..BASE
+    },
+    Mix {
+        name: "alone",
+        arbiters: 1,
+        faults: &[(Fault::ClientCrash, 3), (Fault::Stop, 3), (Fault::Cut, 3), (Fault::Vanish, 2)],
+        noise: Noise { letter_lose: 6, append_lose: 0, append_late: 0, ..NOISE },
+        every: SECOND,
+        ..BASE
+    },
     Mix { name: "truncated", faults: &[(Fault::Truncate, 1)], every: 30 * SECOND, grants_min: 20, ..BASE },
     Mix {
         name: "blocked",
