@@ -441,6 +441,7 @@ impl Partition {
         let overdue = self.config.overdue.and_then(|limit| {
             let append = self.unproven.front().map(|first| first.appended);
             let tick = self.ticks.values().map(|(_, sent)| *sent).min();
+            let tick = tick.filter(|_| !self.plants.has(Planted::TickOnce));
             append.into_iter().chain(tick).min().map(|since| since + limit)
         });
         if self.role != Role::Active {

@@ -32,28 +32,28 @@ pub(super) struct Arbiter {
     pub(super) wall_offset: u64,
     pub(super) paused_until: u64,
     pub(super) partition: Option<Partition>,
-    role: Role,
+    pub(super) role: Role,
     /// The position in the log up to which it has read, or has proof.
     pub(super) read: usize,
-    read_due: bool,
+    pub(super) read_due: bool,
     pub(super) channel: u64,
-    deliver_due: bool,
+    pub(super) deliver_due: bool,
     wake_at: u64,
     last_post: u64,
     last_reply: Vec<u64>,
-    last_record_at: u64,
+    pub(super) last_record_at: u64,
     principal: Principal,
     /// Which of all activations, and how much of the log it had read when it began.
     activation: u64,
-    began: u64,
+    pub(super) began: u64,
     own_epoch: Option<u64>,
     /// Void entries, for the planted wrong rule.
-    void: BTreeSet<Hash>,
+    pub(super) void: BTreeSet<Hash>,
     // What the store keeps for its writer.
     pub(super) last_land: u64,
     pub(super) lose_until: u64,
     pub(super) outstanding: VecDeque<u64>,
-    proves: bool,
+    pub(super) proves: bool,
     pub(super) upto: u64,
     pub(super) resending: bool,
     pub(super) resent: Vec<Rc<[Sealed]>>,
@@ -129,7 +129,7 @@ fn policy(at_once: usize) -> Policy {
 
 impl World {
     /// The uptime that a partition is told; by a wrong rule, of the wall clock.
-    fn uptime(&self, arbiter: usize) -> Uptime {
+    pub(super) fn uptime(&self, arbiter: usize) -> Uptime {
         let own = &self.arbiters[arbiter];
         let steady = own.uptime(self.now);
         match self.is_planted(Around::WallClock) {
@@ -347,103 +347,6 @@ impl World {
         }
     }
 
-    pub(super) fn read_soon(&mut self, arbiter: usize) {
-        if self.mix.store == Store::File {
-            return;
-        }
-        let end = self.log.end();
-        let own = &mut self.arbiters[arbiter];
-        let proves = self.mix.store == Store::Topic && own.proves && own.role != Role::Standby;
-        if own.partition.is_none() || own.read_due || proves || own.read >= end {
-            return;
-        }
-        own.read_due = true;
-        let (life, is_standby) = (own.life, own.role == Role::Standby);
-        let delay = if is_standby { 5 * MS + self.dice.below(15 * MS) } else { 150 + self.dice.below(400) };
-        self.at(self.now + delay, Event::Read { arbiter, life });
-    }
-
-    fn read(&mut self, arbiter: usize) {
-        self.arbiters[arbiter].read_due = false;
-        self.read_all(arbiter);
-        self.after_input(arbiter);
-    }
-
-    /// Reads to the end of the log.
-    fn read_all(&mut self, arbiter: usize) {
-        let now = self.uptime(arbiter);
-        let remember = self.is_planted(Around::VoidRemembered);
-        loop {
-            let own = &mut self.arbiters[arbiter];
-            let (Some(partition), Some(entry)) = (&mut own.partition, self.log.entry(own.read)) else {
-                break;
-            };
-            own.read += 1;
-            let first = entry.first().map(|sealed| sealed.hash).unwrap_or_default();
-            if remember && own.void.contains(&first) {
-                continue;
-            }
-            let before = partition.known();
-            partition.observe(&entry, now);
-            let known = partition.known();
-            if known == before {
-                own.void.insert(first);
-                continue;
-            }
-            own.last_record_at = self.now;
-            own.upto =
-                entry.iter().filter_map(|sealed| sealed.record.upto).fold(own.upto, |n, p| n.max(p + 1));
-            let (role, began) = (partition.role(), own.began);
-            if role != Role::SteppedDown {
-                let checked = self.watch.evidence.read(&self.watch.ledger, arbiter, known);
-                self.check(checked);
-            }
-            if self.arbiters[arbiter].read == self.log.end() && role != Role::SteppedDown {
-                let checked = self.watch.evidence.read_all(&self.watch.ledger, arbiter, known);
-                self.check(checked);
-            }
-            if role == Role::Activating {
-                let checked = self.watch.epochs.still_activating(began, known.next_index);
-                self.check(checked);
-            }
-        }
-    }
-
-    /// What the store says of an entry that was sent to it.
-    fn report(&mut self, arbiter: usize, last: u64, offset: usize) {
-        let now = self.uptime(arbiter);
-        let last_plus_one = self.is_planted(Around::LastPlusOne);
-        let is_topic = self.mix.store == Store::Topic;
-        let own = &mut self.arbiters[arbiter];
-        let Some(partition) = &mut own.partition else { return };
-        if !is_topic {
-            // A confirm proves nothing; by the wrong rule it does.
-            if matches!(own.role, Role::Active | Role::Activating)
-                && last < partition.state().tip().next_index + 1
-            {
-                partition.proven(last, now);
-                self.after_input(arbiter);
-            }
-            return;
-        }
-        if !own.proves {
-            return;
-        }
-        let is_next = own.outstanding.front() == Some(&last) || last_plus_one;
-        if offset == own.read && is_next {
-            own.read += 1;
-            while own.outstanding.pop_front_if(|first| *first <= last).is_some() {}
-            partition.proven(last, now);
-        } else if offset < own.read {
-            // A copy of what is proven.
-        } else {
-            own.proves = false;
-            self.note(|| format!("arbiter {arbiter}: a gap before offset {offset}; it reads from here on"));
-            self.read_all(arbiter);
-        }
-        self.after_input(arbiter);
-    }
-
     /// The end of a connection is its process's end.
     pub(super) fn close_at(&mut self, arbiter: usize, address: &arbiterq::partition::Address) {
         let now = self.uptime(arbiter);
@@ -451,17 +354,6 @@ impl World {
             partition.closed(address, now);
         }
         self.after_input(arbiter);
-    }
-
-    fn nudge(&mut self, arbiter: usize) {
-        let life = self.arbiters[arbiter].life;
-        self.at(self.now + SECOND, Event::Nudge { arbiter, life });
-        let own = &self.arbiters[arbiter];
-        let idle = self.now - own.last_record_at > SECOND && own.role == Role::Standby;
-        if idle && !self.is_planted(Around::NoNudge) && self.mix.store == Store::Stream {
-            let nudge = RequestBody::Nudge(arbiterq_client::wire::Nudge {});
-            self.post(arbiter, Request { partition: 0, auth: None, body: nudge });
-        }
     }
 
     /// Time, then what the partition says is to be done, in its order.
@@ -563,7 +455,7 @@ impl World {
         self.check(checked);
         let own = &mut self.arbiters[arbiter];
         let life = own.life;
-        if let Some(client) = super::client::client_of(&outgoing.to) {
+        if let Some(client) = super::wires::client_of(&outgoing.to) {
             if own.last_reply.len() <= client.0 {
                 own.last_reply.resize(client.0 + 1, 0);
             }

@@ -200,7 +200,7 @@ impl World {
     /// A socket ended. Only where that is its process's end does it tell anything.
     pub(super) fn connection_closed(&mut self, address: &Address) {
         let planted = self.is_planted(super::plant::Around::AnyCloseIsDeath);
-        let Some((client, _)) = super::client::client_of(address) else { return };
+        let Some((client, _)) = super::wires::client_of(address) else { return };
         if !self.clients[client].present && !planted {
             return;
         }

@@ -7,9 +7,9 @@
 //! history, to the byte.
 //!
 //! - `world`: the clock, the heap of events, what moves.
-//! - `arbiter`: the loop around a partition, as the service's.
+//! - `arbiter`: the loop around a partition, as the service's. `reading`: what it hears of its log.
 //! - `store`: where records land, and what proves them.
-//! - `queue`: the request queue.
+//! - `queue`: the request queue. `wires`: what is under way to it and from it.
 //! - `client`: the driver around a client core, and the user behind it.
 //! - `faults`: what goes wrong, and the end of it.
 //! - `mix`: which runs there are. `plant`: the wrong rules that can be planted.
@@ -22,8 +22,10 @@ mod faults;
 pub mod mix;
 pub mod plant;
 mod queue;
+mod reading;
 mod store;
 mod trail;
+mod wires;
 mod world;
 
 use crate::invariants::Violation;

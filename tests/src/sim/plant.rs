@@ -118,7 +118,7 @@ pub const ROWS: &[Row] = &[
     arbiter(33, "act on any tick or gone in the queue", Inside::AnyLetter, &["hot"]),
     around(34, "start from the newest checkpoint", Around::CheckpointUnproven, &["zombies"]),
     arbiter(35, "the release's own arbiter advances", Inside::AdvanceOnlyAfter, &["zombies", "hot"]),
-    client(36, "lease from the latest open", AtClient::LatestOpenCounts, &["presence"]),
+    client(36, "lease from the latest open", AtClient::LatestOpenCounts, &["many"]),
     around(37, "direct: a tick does not wait for sockets", Around::TickJumpsQueue, &["file"]),
     around(38, "direct: any closed connection is a death", Around::AnyCloseIsDeath, &["file"]),
     around(40, "the resource compares with the highest token", Around::HighestToken, &["shared"]),

@@ -1,13 +1,14 @@
 //! The clock, the heap of events, and everything that moves.
 
 use super::arbiter::Arbiter;
-use super::client::{Action, Client, Parcel};
+use super::client::{Action, Client};
 use super::dice::Dice;
 use super::mix::{Mix, Noise, SECOND};
 use super::plant::{Around, Plant};
 use super::queue::Queue;
 use super::store::Log;
 use super::trail::Trail;
+use super::wires::Parcel;
 use super::{Run, Setup, Stats};
 use crate::invariants::fencing::Write;
 use crate::invariants::ledger::IdMap;
@@ -16,7 +17,7 @@ use arbiterq::log::chain::{ChainTip, Sealed};
 use arbiterq::partition::{Address, Mark};
 use arbiterq::state::State;
 use arbiterq_client::fence::Fence;
-use arbiterq_client::wire::{LogId, Request, ResourceName, Token, partition_of};
+use arbiterq_client::wire::{Claim, LogId, Request, ResourceName, Token, partition_of};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
@@ -314,6 +315,31 @@ impl World {
         self.trail.note(self.now, || format!("write {write:?} floor {floor}"));
         let checked = self.watch.fencing.wrote(&self.watch.ledger, &write);
         self.check(checked);
+    }
+
+    /// What somebody wants.
+    pub(super) fn claims(&mut self) -> Vec<Claim> {
+        let work = self.mix.work;
+        if self.comes("forge", self.noise().forge) {
+            // Somebody counts partitions differently.
+            return vec![Claim::exclusive(self.names[2][0].clone())];
+        }
+        let count = self.dice.between(1, work.claims);
+        let permits = self.dice.below(100) < work.permits;
+        let mut claims: Vec<Claim> = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let which = self.dice.below(work.resources) as usize;
+            let name = self.names[usize::from(permits)][which].clone();
+            if claims.iter().any(|claim| claim.resource == name) {
+                continue;
+            }
+            claims.push(match (permits, self.dice.below(100) < work.shared) {
+                (true, _) => Claim::permits(name, self.dice.between(1, 5) as u32),
+                (false, true) => Claim::shared(name),
+                (false, false) => Claim::exclusive(name),
+            });
+        }
+        claims
     }
 
     /// What was promised to happen and did not.
