@@ -36,6 +36,7 @@ fn a_seed_is_a_history() {
 fn every_invariant_can_fail() {
     let shown = [
         ("exclusion", 32),
+        ("on_the_record_first", 55),
         ("fencing", 26),
         ("fencing", 40),
         ("on_the_record_first", 8),

@@ -452,6 +452,8 @@ impl Partition {
         let deadline = self.state.next_deadline().map(|deadline| start + deadline.since(start_at));
         let resend = self.ticks.values().map(|(_, sent)| *sent + self.config.tick_resend).max();
         let tick = deadline.map(|deadline| resend.map_or(deadline, |resend| resend.max(deadline)));
+        let waits = self.plants.has(Planted::TickOnce) && !self.ticks.is_empty();
+        let tick = tick.filter(|_| !waits);
         [barrier, tick, overdue].into_iter().flatten().min()
     }
 

@@ -28,7 +28,6 @@ struct Arguments {
 }
 
 /// Runs the command of this process's arguments.
-#[expect(clippy::print_stderr, clippy::print_stdout, reason = "it is a command")]
 pub fn main() -> ExitCode {
     let arguments = match arguments(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
@@ -86,7 +85,6 @@ fn real_now() -> Instant {
     Instant::now()
 }
 
-#[expect(clippy::print_stdout, reason = "it is a command")]
 fn soak(arguments: &Arguments) -> ExitCode {
     let began = real_now();
     let runs_max = arguments.runs.unwrap_or(if arguments.hours.is_some() { u64::MAX } else { 1 });
@@ -135,7 +133,6 @@ fn soak(arguments: &Arguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stdout, reason = "it is a command")]
 fn print_end(ended: &Run) {
     for line in &ended.trail {
         println!("{line}");
@@ -190,7 +187,6 @@ fn is_wanted(row: &Row, wanted: &str) -> bool {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "it is a command")]
 fn plant(arguments: &Arguments) -> ExitCode {
     let wanted = arguments.planted.as_deref().unwrap_or("all");
     let rows: Vec<&Row> = ROWS.iter().filter(|row| is_wanted(row, wanted)).collect();
