@@ -80,7 +80,7 @@ impl Client {
             made: 0,
             last_arrive: 0,
             lost_connection: 0,
-            present: mix.store == Store::File && dice.one_in(2),
+            present: mix.store == Store::File && number % 2 == 1,
             fail_fast_ms: fails_fast.then_some(1500),
             jobs: BTreeMap::new(),
             asked: 0,
