@@ -47,7 +47,7 @@ fn every_invariant_can_fail() {
         ("no_early_expiry", 33),
         ("no_loss", 3),
         ("evidence", 5),
-        ("belief", 19),
+        ("belief", 10),
         ("epochs", 6),
         ("liveness", 28),
     ];
