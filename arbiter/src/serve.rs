@@ -9,10 +9,10 @@ use crate::clock::Clock;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::file::{self, AppendError, FileLog, OpenError, Opened, Proofs, Step, WriteError};
 use crate::log::memory::MemoryLog;
-use crate::log::record::{Command, Event, FORMAT, Genesis, Record};
+use crate::log::record::{Command, Event, FORMAT, Genesis, Policy, Record};
 use crate::partition::{ActivateError, Activation, Partition, PartitionConfig, Role, StepDown};
 use crate::state::{State, snapshot};
-use crate::transport::direct::{Hub, INBOX_MAX, Inbound, ListenError, Listener};
+use crate::transport::direct::{Hub, INBOX_MAX, Inbound, ListenError, Listener, connections_within_limit};
 use arbiterq_client::wire::{Hash, LogId, Nonce, Timestamp};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,10 @@ use tokio::task::JoinSet;
 
 /// Messages taken from the inbox before the log is given what they made.
 const BATCH_MAX: usize = 256;
+/// File descriptors that are kept from connections: those of the runtime, the listener and whatever started this...
+const DESCRIPTORS_KEPT: u64 = 48;
+/// ...and those of each partition's log, its checkpoints and their readers.
+const DESCRIPTORS_A_PARTITION: u64 = 16;
 
 /// Where clients connect.
 #[derive(Clone, Debug)]
@@ -113,6 +117,21 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
+    let (_no_other, policies) = watch::channel(config.partition.policy.clone());
+    serve_under(policies, config, shutdown, ready).await
+}
+
+/// As [`serve`], under policies that may change meanwhile: each partition puts the new one into its log.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_under(
+    mut policies: watch::Receiver<Policy>,
+    mut config: ServeConfig,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), ServeError> {
+    config.partition.policy = policies.borrow_and_update().clone();
     let listener = match &config.listen {
         Listen::Tcp(address) => Listener::tcp(*address)?,
         Listen::Unix(path) => Listener::unix(path)?,
@@ -127,7 +146,9 @@ pub async fn serve(
         logs.push(opened.await.map_err(panicked)??);
     }
     let (inboxes, taken): (Vec<_>, Vec<_>) = logs.iter().map(|_| mpsc::channel(INBOX_MAX)).unzip();
-    let hub = Hub::new(Nonce(random()?).to_string(), inboxes, config.connections_max);
+    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_A_PARTITION * u64::from(config.partitions);
+    let connections_max = connections_within_limit(config.connections_max, kept);
+    let hub = Hub::new(Nonce(random()?).to_string(), inboxes, connections_max);
     let (stop, stopped) = watch::channel(false);
     let mut ready_when = Vec::new();
     let mut loops = JoinSet::new();
@@ -137,7 +158,8 @@ pub async fn serve(
         let (active, is_active) = tokio::sync::oneshot::channel();
         ready_when.push(is_active);
         let (rules, checkpoints) = (config.partition.clone(), config.checkpoint_records);
-        let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints);
+        let partition = PartitionLoop::new(number, log, inbox, hub.clone(), clock, rules, checkpoints)
+            .under(policies.clone());
         loops.spawn(partition.run(stopped.clone(), active));
     }
     let mut all_active = true;
@@ -147,30 +169,48 @@ pub async fn serve(
     }
     let url = listener.url().to_owned();
     let mut stop_accepting = stopped.clone();
-    let accepting = tokio::spawn(listener.run(hub.clone(), async move {
+    let mut accepting = tokio::spawn(listener.run(hub.clone(), async move {
         let _ = stop_accepting.wait_for(|stop| *stop).await;
     }));
     if all_active {
         ready(Ready { url, partitions: folders });
     }
 
-    let first = tokio::select! {
-        () = shutdown, if all_active => None,
-        ended = loops.join_next() => ended,
+    let accepted = |ended: Result<std::io::Result<()>, _>| {
+        ended.map_err(panicked).and_then(|accepted| accepted.map_err(ServeError::System))
+    };
+    let transport_failed = || ServeError::Panicked("a connection's task panicked".into());
+    let mut accepts = true;
+    let mut result = tokio::select! {
+        () = shutdown, if all_active => Ok(()),
+        Some(ended) = loops.join_next() => ended.map_err(panicked).and_then(|ended| ended),
+        ended = &mut accepting => {
+            accepts = false;
+            accepted(ended)
+        }
+        () = hub.failed() => Err(transport_failed()),
     };
     let _ = stop.send(true);
     let finish = async {
-        let mut result = first.map_or(Ok(()), |ended| ended.map_err(panicked).and_then(|ended| ended));
+        if accepts {
+            result = result.and(accepted(accepting.await));
+        }
         while let Some(ended) = loops.join_next().await {
             result = result.and(ended.map_err(panicked).and_then(|ended| ended));
         }
         hub.flushed().await;
-        hub.drop_all();
-        let accepted = accepting.await.map_err(panicked)?;
-        result.and(accepted.map_err(ServeError::System))
+        hub.close();
+        hub.closed().await;
+        result
     };
     let limit = config.shutdown_timeout;
     tokio::time::timeout(limit, finish).await.unwrap_or(Err(ServeError::ShutdownTimeout(limit)))
+}
+
+impl From<checkpointer::Panicked> for ServeError {
+    fn from(_: checkpointer::Panicked) -> Self {
+        Self::Panicked("the checkpointer panicked".into())
+    }
 }
 
 fn panicked(error: tokio::task::JoinError) -> ServeError {
@@ -224,6 +264,8 @@ enum Heard {
     Proof(u64),
     /// A checkpoint's hash is to be put into the chain.
     Drafted(Drafted),
+    /// No other will be.
+    NoMoreCheckpoints,
 }
 
 impl Store {
@@ -255,7 +297,10 @@ impl Store {
                     Some(proven) => Ok(Heard::Proof(proven?)),
                     None => Err(ServeError::Panicked("the log's writer ended".into())),
                 },
-                Some(drafted) = checkpoints.drafted.recv() => Ok(Heard::Drafted(drafted)),
+                drafted = checkpoints.drafted(), if checkpoints.is_running() => match drafted {
+                    Some(drafted) => Ok(Heard::Drafted(drafted)),
+                    None => checkpoints.has_ended().map(|()| Heard::NoMoreCheckpoints).map_err(Into::into),
+                },
             },
             Self::Memory { proven, told, .. } if *told < *proven => {
                 *told = *proven;
@@ -272,9 +317,14 @@ impl Store {
 
     async fn close(self) -> Result<(), ServeError> {
         match self {
-            Self::File { log, mut checkpoints, .. } => {
-                checkpoints.stop();
-                Ok(tokio::task::spawn_blocking(move || log.close()).await.map_err(panicked)??)
+            Self::File { log, checkpoints, .. } => {
+                let end = move || {
+                    // First, while the writer is there that it may wait for, and before the folder is given back.
+                    let checkpointer = checkpoints.stop();
+                    log.close()?;
+                    Ok(checkpointer?)
+                };
+                tokio::task::spawn_blocking(end).await.map_err(panicked)?
             }
             Self::Memory { .. } => Ok(()),
         }
@@ -352,6 +402,7 @@ pub(crate) struct PartitionLoop {
     clock: Clock,
     checkpoint_records: u64,
     checkpoint_due: u64,
+    policies: watch::Receiver<Policy>,
 }
 
 impl PartitionLoop {
@@ -366,13 +417,33 @@ impl PartitionLoop {
     ) -> Self {
         let OpenLog { store, state, opened } = open;
         let checkpoint_due = opened.checkpoint.unwrap_or(0).saturating_add(checkpoint_records);
+        // The one in force until `under` says that there may be others.
+        let policies = watch::channel(config.policy.clone()).1;
         let partition = Partition::standby(config, state);
-        Self { number, partition, store, inbox, hub, clock, checkpoint_records, checkpoint_due }
+        Self { number, partition, store, inbox, hub, clock, checkpoint_records, checkpoint_due, policies }
     }
 
-    /// Activates, then serves until `stop`; then finishes: proves and answers all that was decided.
+    /// Puts each policy that comes here into force.
+    fn under(mut self, policies: watch::Receiver<Policy>) -> Self {
+        self.policies = policies;
+        self
+    }
+
+    /// Activates, then serves until `stop`; then finishes: proves and answers all that was decided. However it ends,
+    /// nothing writes to the log any more.
     pub(crate) async fn run(
         mut self,
+        stop: watch::Receiver<bool>,
+        active: tokio::sync::oneshot::Sender<()>,
+    ) -> Result<(), ServeError> {
+        let served = self.serve(stop, active).await;
+        let closed = self.store.close().await;
+        // The failure that came first says why.
+        served.and(closed)
+    }
+
+    async fn serve(
+        &mut self,
         mut stop: watch::Receiver<bool>,
         active: tokio::sync::oneshot::Sender<()>,
     ) -> Result<(), ServeError> {
@@ -401,10 +472,24 @@ impl PartitionLoop {
                     // The genesis is the service's own record, not the partition's.
                     Heard::Proof(index) if index < self.partition.known().next_index => {}
                     Heard::Proof(index) => self.partition.proven(index, self.clock.uptime()),
-                    Heard::Drafted(Drafted { of, hash }) => {
-                        self.partition.checkpoint(of, hash, self.clock.uptime());
+                    Heard::Drafted(drafted) => {
+                        let (of, hash) = (drafted.of, drafted.hash);
+                        if let Some((index, _)) = self.partition.checkpoint(of, hash, self.clock.uptime()) {
+                            drafted.recorded(index);
+                        }
                     }
+                    Heard::NoMoreCheckpoints => {}
                 },
+                // Before the inbox, which may never be empty.
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    self.partition.finish(self.clock.uptime());
+                }
+                // Where nobody can send another, it is not looked at.
+                Ok(()) = self.policies.changed(), if takes => {
+                    let policy = self.policies.borrow_and_update().clone();
+                    self.partition.set_policy(policy, self.clock.uptime());
+                }
                 _ = self.inbox.recv_many(&mut batch, BATCH_MAX), if takes => {
                     let now = self.clock.uptime();
                     for inbound in batch.drain(..) {
@@ -415,14 +500,10 @@ impl PartitionLoop {
                     }
                 }
                 () = self.clock.until(self.partition.next_wake()) => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => {
-                    stopping = true;
-                    self.partition.finish(self.clock.uptime());
-                }
             }
             self.partition.time(self.clock.uptime());
         }
-        self.store.close().await
+        Ok(())
     }
 
     /// Append; then send what is proven; letters. In this order, and nothing after a failure.
@@ -437,6 +518,7 @@ impl PartitionLoop {
         for outgoing in outputs.sends {
             self.hub.send(&outgoing.to, &outgoing.reply);
         }
+        self.hub.acknowledge(&outputs.acks);
         for letter in outputs.letters {
             self.hub.post(self.number, letter);
         }

@@ -10,9 +10,11 @@
 //! [`Settings::check`] judges values wherever they come from; [`load()`] reads them and knows the sources. An
 //! unknown key or `ARBITER__…` variable is a problem: a typo must not mean "default".
 
+mod explain;
 mod listen;
 mod load;
 
+pub use explain::{Explained, explain};
 pub use file::Fsync;
 pub use listen::Listen;
 pub use load::{Effective, Loaded, Problem, Sources, load};

@@ -135,9 +135,49 @@ impl InProcess {
     /// A part of it failed before.
     pub async fn stop(mut self) -> Result<(), ServeError> {
         let _ = self.stop.send(true);
+        let mut result = Ok(());
         while let Some(ended) = self.loops.join_next().await {
-            ended.map_err(|error| ServeError::Panicked(error.to_string()))??;
+            let ended = ended.map_err(|error| ServeError::Panicked(error.to_string()));
+            result = result.and(ended.and_then(|ended| ended));
         }
-        Ok(())
+        self.hub.flushed().await;
+        self.hub.close();
+        self.hub.closed().await;
+        result
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        // Clients have the way in, too: it leads nowhere any more.
+        self.hub.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_stopped_is_not_connected_any_more() {
+        let arbiter = in_process().await;
+        let hub = arbiter.hub.clone();
+        let client = arbiter.client().await.unwrap();
+        client.acquire("r").await.unwrap();
+        assert_eq!(hub.connected(), 1);
+        arbiter.stop().await.unwrap();
+        assert_eq!(hub.connected(), 0);
+        let (_, requests) = mpsc::channel(1);
+        let (replies, _) = mpsc::channel(1);
+        hub.connect_in_process(ChannelEnd { requests, replies }).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_is_not_connected_any_more() {
+        let arbiter = in_process().await;
+        let hub = arbiter.hub.clone();
+        let _client = arbiter.client().await.unwrap();
+        drop(arbiter);
+        hub.closed().await;
     }
 }

@@ -109,6 +109,12 @@ def pair(value):
     INT(value[1])
 
 
+def renewals(value):
+    array(pair, 1, 1024)(value)
+    if any(one[0] >= other[0] for one, other in zip(value, value[1:])):
+        raise BadLine("the sessions do not rise")
+
+
 def fields(**spec):
     """An object with exactly these fields; a name that ends in `_` may be left out."""
     types = {name.rstrip("_"): check for name, check in spec.items()}
@@ -168,7 +174,10 @@ MODE = word("exclusive", "shared", "permits")
 PERMITS, CAPACITY, LIMIT = integer(1, 1000000), integer(1, 1000000), integer(0, DAYS_366)
 CLAIMS = claims(fields(resource=RESOURCE, mode=MODE, permits_=PERMITS))
 CLAIMS_GRANTED = claims(fields(resource=RESOURCE, mode=MODE, permits_=PERMITS, capacity=CAPACITY, floor=INT))
-RULE = fields(pattern=TEXT, capacity_=INT, hold_max_ms_=INT, waiters_max_=INT, lock_delay_ms_=INT, allow_=array(TEXT))
+U32 = integer(0, 2 ** 32 - 1)
+IN_FLIGHT, LEASE = integer(1, 4096), integer(100, DAY)
+RULE = fields(pattern=RESOURCE, capacity_=CAPACITY, hold_max_ms_=integer(1, DAYS_366), waiters_max_=integer(0, 10000000),
+              lock_delay_ms_=LIMIT, allow_=array(TEXT))
 _REQUEST = dict(session=INT, seq=INT, owner_=pair, wait_ms_=LIMIT, hold_max_ms_=LIMIT, reason_=REASON, value_=VALUE)
 _OPEN = dict(key_hash=HASH, label=LABEL, principal=TEXT, principal_by=BY_WORD, reply_to_=REPLY_TO)
 
@@ -191,11 +200,12 @@ COMMANDS = {
 }
 
 EVENTS = {
-    "genesis": fields(format=INT, log_id=ID, partition=INT, partitions=INT, first_index=INT,
+    "genesis": fields(format=U32, log_id=ID, partition=U32, partitions=integer(1, 2 ** 32 - 1), first_index=INT,
                       after=array(fields(log_id=ID, index=INT, hash=HASH))),
-    "epoch_started": fields(epoch=INT, incarnation=ID, rules=INT),
-    "policy": fields(sessions_max=INT, in_flight_max=INT, lease_ms_max=INT, rules=array(RULE)),
-    "opened": fields(lease_ms=integer(100, DAY), fail_fast_ms_=integer(100, DAY), in_flight_max=INT, **_OPEN),
+    "epoch_started": fields(epoch=INT, incarnation=ID, rules=U32),
+    "policy": fields(sessions_max=integer(1, 1000000), in_flight_max=IN_FLIGHT, lease_ms_max=LEASE,
+                     rules=array(RULE, 0, 1000)),
+    "opened": fields(lease_ms=LEASE, fail_fast_ms_=LEASE, in_flight_max=IN_FLIGHT, **_OPEN),
     "attached": fields(session=INT, n=INT, reply_to_=REPLY_TO),
     "unreachable": fields(session=INT, n=INT),
     "session_ended": fields(session=INT, reason=word("closed", "connection_closed", "lease_expired", "fail_fast")),
@@ -208,8 +218,8 @@ EVENTS = {
     "revoking": fields(token=INT, reason=word("hold_limit", "forced"), by_=TEXT, until=micros),
     "suspended": fields(session=INT, seq=INT, token=INT),
     "delayed": fields(resource=RESOURCE, until=micros),
-    "paused": fields(by=TEXT, reason=TEXT),
-    "resumed": fields(by=TEXT, reason=TEXT),
+    "paused": fields(by=TEXT, reason=REASON),
+    "resumed": fields(by=TEXT, reason=REASON),
     "checkpoint": fields(of=INT, hash=HASH),
     "closed": fields(next_=ID),
 }
@@ -241,7 +251,7 @@ def event(value):
     one_field(value, EVENTS)
 
 
-RECORD = fields(index=INT, prev=HASH, epoch=INT, at=micros, renewed_=array(pair, 1, 1024), upto_=INT, command=command,
+RECORD = fields(index=INT, prev=HASH, epoch=INT, at=micros, renewed_=renewals, upto_=INT, command=command,
                 events_=array(event, 1))
 
 
@@ -261,6 +271,8 @@ def parse(line):
     """The bytes of a line without its line feed, to a Record; raises BadLine."""
     if len(line) > LINE_MAX:
         raise BadLine("longer than %d bytes" % LINE_MAX)
+    if line[:1] != b"{":
+        raise BadLine("it does not begin with {")
     if b"\r" in line:
         raise BadLine("a carriage return")
     value = read_json(line)

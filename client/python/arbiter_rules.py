@@ -12,7 +12,7 @@ from arbiter_record import micros
 
 TIME_MAX = micros("9999-12-31T23:59:59.999999Z")
 DUE_MAX = 256  # due things in one tick
-DELAYED_MAX = 1024  # `delayed` in one record
+DELAYED_BYTES_MAX = 786432  # `delayed` in one record, as delayed_bytes counts
 
 
 class Wrong(Exception):
@@ -23,13 +23,17 @@ class Wrong(Exception):
         self.rule = rule
 
 
-class OtherRules(Exception):
-    """Decision rules that this verifier does not know."""
+class CannotCheck(Exception):
+    """A format or decision rules that this verifier does not know."""
 
 
 def need(condition, rule, message, *values):
     if not condition:
         raise Wrong(rule, message % values if values else message)
+
+
+def delayed_bytes(name):
+    return 2 * len(name.encode("utf-8")) + 80
 
 
 def later(time, ms):
@@ -74,7 +78,7 @@ def check_alone(record):
     check_kinds(command, asked, names)
     for name, event in events:
         if name == "epoch_started" and event["rules"] != 1:
-            raise OtherRules("decision rules %d" % event["rules"])
+            raise CannotCheck("decision rules %d" % event["rules"])
         reasons = REASONS.get((command, name))
         need(reasons is None or event["reason"] in reasons, FIT, "%s under %s with reason %s", name, command,
              event.get("reason"))
@@ -85,8 +89,6 @@ def check_alone(record):
         for field in SAME.get(command, ()):
             if field in event or name not in ("released", "suspended", "unreachable", "session_ended"):
                 need(asked.get(field) == event.get(field), FIT, "%s is not the same in %s and %s", field, command, name)
-        if command == "open":
-            need(event["lease_ms"] <= asked["lease_ms"], FIT, "the lease is longer than what was asked")
         if command == "acquire" and name != "refused":
             check_acquire(asked, name, event)
         if name == "checkpoint":
@@ -106,7 +108,7 @@ def check_kinds(command, asked, names):
     elif command in ("gone", "force_release") and names:
         first, rest = names[0], set(names[1:])
         if command == "gone" and asked["cause"] == "returned":  # Suspension
-            need(names == ["unreachable"] or names == ["suspended"] and "seq" in asked, "Suspension", "gone has events %s", names)
+            need(names == ["suspended" if "seq" in asked else "unreachable"], "Suspension", "gone has events %s", names)
         elif command == "gone":
             need(first == "session_ended" and rest <= {"delayed"}, FIT, "gone has events %s", names)
         elif "now" in asked:
@@ -116,13 +118,15 @@ def check_kinds(command, asked, names):
 
 
 def check_acquire(asked, name, event):
-    """Commands and events: `granted` and `queued` repeat what was asked. `owner` is not checked."""
+    """Commands and events: `granted` and `queued` repeat what was asked. Whose owner it is, is not checked."""
+    need("owner" in asked or "owner" not in event, FIT, "an owner that was not asked for")
     need(claim_dict(asked["claims"], ordered=True) == claim_dict(event["claims"], ordered=True), FIT,
          "the claims are not those that were asked")
     need(asked.get("priority", 0) == event.get("priority", 0), FIT, "the priority is not what was asked")
     for field in ("wait_ms", "reason", "value"):
         need(asked.get(field) == event.get(field), FIT, "%s is not what was asked", field)
     if name == "queued":
+        need(asked.get("wait_ms") != 0, FIT, "a request that would not wait is queued")
         need(asked.get("hold_max_ms") == event.get("hold_max_ms"), FIT, "hold_max_ms is not what was asked")
     elif "hold_max_ms" in asked:
         need(event.get("hold_max_ms", TIME_MAX) <= asked["hold_max_ms"], FIT, "hold_max_ms is above what was asked")
@@ -165,8 +169,8 @@ def matches(parts, name):
 
 
 class Policy:
-    def __init__(self, rules=(), lease_ms_max=86400000):
-        self.lease_ms_max = max(100, lease_ms_max)
+    def __init__(self, rules=(), lease_ms_max=86400000, in_flight_max=64):
+        self.lease_ms_max, self.in_flight_max = lease_ms_max, in_flight_max
         self.rules = [(rule["pattern"].split("*"), rule) for rule in rules]
         self.known = {}
 
@@ -224,7 +228,7 @@ class Request:
 
 def repeats(event):
     """What a `granted` must repeat of its request, short enough to keep."""
-    values = [event.get(field) for field in ("wait_ms", "reason", "value")] + [event.get("priority", 0)]
+    values = [event.get(field) for field in ("owner", "wait_ms", "reason", "value")] + [event.get("priority", 0)]
     return hashlib.sha256(repr(values).encode("utf-8")).digest()
 
 
@@ -259,7 +263,8 @@ class State:
     def __init__(self, record):
         """Of the genesis (sections 3 and 5)."""
         event = record.events[0][1]
-        need(event["format"] == 1, "Chain", "format %d", event["format"])
+        if event["format"] != 1:
+            raise CannotCheck("format %d" % event["format"])
         need(event["partition"] < event["partitions"], "Chain", "partition %d of %d", event["partition"],
              event["partitions"])
         need(all(tip["index"] < event["first_index"] for tip in event["after"]), "Chain",
@@ -287,9 +292,10 @@ class State:
             need(micros(record.asked["at"]) >= self.epoch_at, "Time", "the tick's time is before the epoch")
         for name, event in record.events:
             getattr(self, "on_" + name)(event)
-        need(len(self.delayed) <= DELAYED_MAX, "Delay", "%d delayed in one record", len(self.delayed))
-        missing = self.lost - self.delayed
-        need(not missing or len(self.delayed) == DELAYED_MAX, "Delay", "no delayed for %s", ascii(min(missing, default="")))
+        taken = sum(map(delayed_bytes, self.delayed))
+        need(taken <= DELAYED_BYTES_MAX, "Delay", "%d bytes of delayed in one record", taken)
+        for name in sorted(self.lost - self.delayed):
+            need(taken + delayed_bytes(name) > DELAYED_BYTES_MAX, "Delay", "no delayed for %s", ascii(name))
         self.delays_over()
 
     # -- what can be granted, kept up to date: only resources on which something changed are looked at again
@@ -375,11 +381,8 @@ class State:
             del resource.tokens[bisect.bisect_left(resource.tokens, grant.token)]
 
     def lose(self, grant):
-        """Delay: a grant is lost. A resource wants a delay unless it is delayed until then or later already."""
-        for name in grant.claims:
-            length = self.policy.rule(name).get("lock_delay_ms", 0)
-            if length > 0 and self.delays.get(name, (-1,))[0] < later(self.at, length):
-                self.lost.add(name)
+        """Delay: a grant is lost. Each of its resources whose rule has a lock delay wants a `delayed`."""
+        self.lost.update(name for name in grant.claims if self.policy.rule(name).get("lock_delay_ms", 0) > 0)
 
     # -- lookups that are rules
 
@@ -429,11 +432,11 @@ class State:
                     request.hold_deadline = min(request.hold_deadline + self.gap, TIME_MAX)
                 if request.revoking:
                     request.revoking[1] = min(request.revoking[1] + self.gap, TIME_MAX)
-        self.delays = {name: (min(self.at + length, TIME_MAX), length) for name, (_, length) in self.delays.items()}
+        self.delays = {name: (later(self.at, length), length) for name, (_, length) in self.delays.items()}
         self.delay_next = min((until for until, _ in self.delays.values()), default=TIME_MAX)
 
     def on_policy(self, event):
-        self.policy = Policy(event["rules"], event["lease_ms_max"])
+        self.policy = Policy(event["rules"], event["lease_ms_max"], event["in_flight_max"])
         self.dirty.update(self.resources)
         for session in self.sessions.values():
             for request in session.requests.values():
@@ -442,7 +445,9 @@ class State:
 
     def on_opened(self, event):
         need(event["key_hash"] not in self.keys, "Sessions", "a live session has that key_hash")
-        need(event["lease_ms"] <= self.policy.lease_ms_max, "Sessions", "lease_ms is above that of the policy")
+        lease_ms = min(self.record.asked["lease_ms"], self.policy.lease_ms_max)
+        need(event["lease_ms"] == lease_ms, "Sessions", "lease_ms is not %d", lease_ms)
+        need(event["in_flight_max"] == self.policy.in_flight_max, "Sessions", "in_flight_max is not the policy's")
         self.keys.add(event["key_hash"])
         self.sessions[self.record.index] = Session(event, self.at)
 
@@ -457,8 +462,6 @@ class State:
     def on_unreachable(self, event):
         session = self.session(event)
         need(event["n"] == session.attached, "Suspension", "n is not that of the last attach")
-        request = session.requests.get(self.record.asked.get("seq"))
-        need(not request or not self.can_be_undone(request), "Suspension", "unreachable instead of suspended")
         need(session.unreachable_since is None, "Suspension", "unreachable a second time")
         need(self.at >= later(self.epoch_at, session.lease_ms), "Suspension", "unreachable within a lease of the epoch")
         session.unreachable_since = self.at
@@ -517,6 +520,7 @@ class State:
             self.waiting -= 1
         need(event.get("hold_max_ms") == self.policy.hold_max_ms(request), FIT, "hold_max_ms is not %s",
              self.policy.hold_max_ms(request))
+        request.hold_asked = event.get("hold_max_ms")  # if the grant is undone, it waits with this
         request.token, request.epoch = index, self.record.epoch
         request.hold_deadline = later(self.at, event["hold_max_ms"]) if "hold_max_ms" in event else None
         session.requests[event["seq"]] = request
@@ -575,7 +579,7 @@ class State:
             return False
         for name, (mode, permits) in waiter.claims.items():
             resource, capacity = self.resources[name], self.policy.capacity(name)
-            claim, others = (mode, permits if permits <= capacity else min(permits, 1)), Others(resource.held)
+            claim, others = (mode, min(permits, capacity)), Others(resource.held)
             for order, earlier in resource.queue:
                 if order >= waiter.order or not others.admit(claim, capacity):
                     break
@@ -614,8 +618,8 @@ class State:
         grant = self.grant(event)
         until = later(self.at, self.sessions[grant.session].lease_ms)
         need(micros(event["until"]) == until, "Revocation", "until is not one lease from now")
+        need(not grant.revoking, "Revocation", "the grant is being revoked already")
         if self.record.command == "tick":
-            need(not grant.revoking, "Time", "the grant is being revoked already")
             self.due(grant.hold_deadline, "the hold limit")
         else:
             need(self.record.asked["resource"] in grant.claims, "Revocation", "the grant has no claim on the resource")
@@ -637,14 +641,16 @@ class State:
     def on_delayed(self, event):
         name, until = event["resource"], micros(event["until"])
         need(name not in self.delayed, "Delay", "%s is delayed twice", ascii(name))
-        need(name in self.lost, "Delay", "%s is delayed and was not lost, or is delayed already", ascii(name))
+        need(name in self.lost, "Delay", "%s is delayed and was not lost, or its rule has no delay", ascii(name))
         self.delayed.add(name)
         need(until == later(self.at, self.policy.rule(name)["lock_delay_ms"]), "Delay", "until is not one delay from now")
-        self.delays[name] = (until, until - self.at)
+        earlier = self.delays.get(name, (0, 0))  # of both, the later end and the greater length
+        self.delays[name] = (max(until, earlier[0]), max((until - self.at) // 1000, earlier[1]))
         self.delay_next = min(self.delay_next, until)
         self.dirty.add(name)
 
     def on_paused(self, event):
+        need(not self.paused, FIT, "paused and paused already")
         self.paused = True
 
     def on_resumed(self, event):

@@ -19,7 +19,7 @@ import sys
 import time
 
 from arbiter_record import HASH, INT, LINE_MAX, BadLine, fields, parse, read_json
-from arbiter_rules import OtherRules, State, Wrong, check_alone
+from arbiter_rules import CannotCheck, State, Wrong, check_alone
 
 CLEAN, VIOLATION, USAGE, UNREADABLE = 0, 1, 2, 65
 ZERO = "0" * 64
@@ -29,6 +29,14 @@ MANIFEST = re.compile("checkpoint-([0-9]{20})[.]manifest")
 PARTITION = re.compile("0|[1-9][0-9]*")
 PLACE = fields(segment=INT, offset=INT)
 MANIFEST_FIELDS = fields(of=INT, of_hash=HASH, after=PLACE, index=INT, hash=HASH, position=PLACE, body_hash=HASH)
+
+
+class Unknown(Exception):
+    """A format or decision rules that this verifier does not know begin at an index."""
+
+    def __init__(self, index, message):
+        Exception.__init__(self, message)
+        self.index = index
 
 
 class Damage(Exception):
@@ -54,13 +62,12 @@ def read_mark(folder):
         except FileNotFoundError:
             return "durable is missing"
         try:
-            body = data[:-1].rstrip(b" ")
-            if len(data) != MARK_BYTES or data[-1:] != b"\n" or re.search(rb"\s", body):
-                raise BadLine("not 128 bytes of JSON, blanks and a line feed")
-            value = read_json(body)
-            if value == {"index": None, "hash": None}:
-                return None, None
-            fields(index=INT, hash=HASH)(value)
+            value = read_json(data)
+            if value != {"index": None, "hash": None}:
+                fields(index=INT, hash=HASH)(value)
+            body = json.dumps({"index": value["index"], "hash": value["hash"]}, separators=(",", ":")).encode()
+            if data != body.ljust(MARK_BYTES - 1) + b"\n":
+                raise BadLine("not the 128 bytes that say this")
             return value["index"], value["hash"]
         except BadLine as error:
             problem = "durable is not as described: %s" % error
@@ -150,6 +157,7 @@ class Verifier:
         self.began_with_genesis = self.closed = False
         self.mark, self.manifests, self.of_hashes = "durable was not read", {}, {}
         self.file = self.line = self.last_segment = None
+        self.expected = 0  # the index of the record that comes next
 
     def run(self):
         # The names are listed before the mark is read, for how far it may lag, and after, for how far it may be ahead.
@@ -160,6 +168,7 @@ class Verifier:
         segments = segment_names(self.folder)
         if not segments and type(self.mark) is str:
             raise OSError("no segment, and " + self.mark)
+        self.expected = int(segments[0][:20]) if segments else 0
         for name in segments:
             self.last_segment = name == segments[-1]
             self.read_segment(name)
@@ -172,7 +181,7 @@ class Verifier:
         self.file, self.line = name, 0
         first = int(name[:20])
         if self.index is not None and first != self.index + 1:
-            self.damage(self.index + 1, "Segments (1)", "the segment's name is not the next index")
+            self.damage(self.expected, "Segments (1)", "the segment's name is not the next index")
         with open(os.path.join(self.folder, name), "rb") as file:
             for offset, line in lines(file):
                 if line[:1] == b"\0" and self.last_segment and only_zeros(file, offset):
@@ -188,7 +197,7 @@ class Verifier:
                     return
                 self.take(record, hashlib.sha256(line[:-1]).hexdigest(), first, offset)
         if not self.line and not self.last_segment:
-            self.damage(first, "Segments (1)", "a segment without a line that is not the last")
+            self.damage(self.expected, "Segments (1)", "a segment without a line that is not the last")
 
     def extends(self, record):
         """Section 3, Rule: `prev` is the tip's hash, `index` the tip's index + 1."""
@@ -206,7 +215,7 @@ class Verifier:
 
     def bad_line(self, first, offset, size, error):
         """Section 1: a torn tail after the durable mark in the last segment, else damage."""
-        expected = first if self.index is None else self.index + 1
+        expected = self.expected
         if self.last_segment and type(self.mark) is tuple and (self.mark[0] is None or expected > self.mark[0]):
             self.torn = {"index": expected, "file": self.file, "line": self.line, "bytes": size - offset,
                          "message": str(error)}
@@ -228,13 +237,14 @@ class Verifier:
             if record.command == "checkpoint":
                 self.check_checkpoint(record, digest, first, offset)
         except Wrong as error:
-            self.damage(record.index, error.rule, str(error))
-        except OtherRules as error:
-            raise OSError("cannot check from index %d (%s, line %d): %s"
+            self.damage(self.expected, error.rule, str(error))
+        except CannotCheck as error:
+            raise Unknown(record.index, "cannot check from index %d (%s, line %d): %s"
                           % (record.index, self.file, self.line, error)) from None
         self.index, self.hash, self.at, self.epoch = record.index, digest, record.at, record.epoch
         if record.index in self.of_hashes:
             self.of_hashes[record.index] = digest
+        self.expected = self.index + 1
         self.counts["records"] += 1
         for name, _ in record.events:
             counted = {"epoch_started": "epochs", "opened": "sessions", "granted": "grants"}.get(name)
@@ -283,8 +293,6 @@ class Verifier:
         for event in started:
             if self.started and event["incarnation"] == self.started["incarnation"]:
                 raise Wrong("Chain", "the incarnation of the epoch before")
-            if self.started and event["rules"] < self.started["rules"]:
-                raise Wrong("Chain", "rules lower than in the epoch before")
             self.started = event
 
     def check_checkpoint(self, record, digest, first, offset):
@@ -305,11 +313,11 @@ class Verifier:
         """Section 1, at the end: the durable mark against the tip, the segments and the manifests; names."""
         if type(self.mark) is str:
             if segments:
-                raise Damage(None, "Durable mark (1)", self.mark, "durable")
+                raise Damage(self.expected, "Durable mark (1)", self.mark, "durable")
             return
         marked, tip = self.mark[0], self.index
         if marked is not None and (marked > tip if tip is not None else True):
-            raise Damage(0 if tip is None else tip + 1, "Durable mark (1)",
+            raise Damage(self.expected, "Durable mark (1)",
                          "the log ends before the durable mark, index %d" % marked, self.file, self.line)
         behind = -1 if marked is None else marked
         if len(before) > 1 or (before and self.index is not None and not self.began_with_genesis):
@@ -321,7 +329,7 @@ class Verifier:
                 raise Damage(index, "Durable mark (1)", "the durable mark is below a manifest's index", "durable", 1)
         for name in sorted(os.listdir(self.folder)):
             if name.endswith(".log") and not SEGMENT.fullmatch(name):
-                raise Damage(None, "Folder (1)", "a segment's name is not 20 digits", name)
+                raise Damage(self.expected, "Folder (1)", "a segment's name is not 20 digits", name)
 
     def report(self):
         live = None
@@ -341,6 +349,8 @@ def verify(folder, partition=None):
         verifier.run()
     except Damage as error:
         code, extra = VIOLATION, {"violation": error.found}
+    except Unknown as error:
+        code, extra = UNREADABLE, {"unreadable": str(error), "unknown_from": error.index}
     except OSError as error:
         code, extra = UNREADABLE, {"unreadable": str(error)}
     verdict = {CLEAN: "clean", VIOLATION: "violation", UNREADABLE: "unreadable"}[code]
@@ -354,8 +364,7 @@ def print_report(name, report):
     if "violation" in report:
         found = report["violation"]
         where = found["file"] + (":%d" % found["line"] if found["line"] else "")
-        index = "no index" if found["index"] is None else "index %d" % found["index"]
-        print("  first bad: %s, %s: %s: %s" % (index, where, found["rule"], found["message"]))
+        print("  first bad: index %d, %s: %s: %s" % (found["index"], where, found["rule"], found["message"]))
     if "unreadable" in report:
         print("  " + report["unreadable"])
     print("  %(records)d records, %(epochs)d epochs, %(sessions)d sessions, %(grants)d grants" % report)

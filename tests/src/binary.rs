@@ -194,7 +194,14 @@ impl Served {
     /// # Panics
     /// If it does not become ready.
     pub async fn start_at(data: &Path, url: &str) -> Self {
-        let mut command = command();
+        Self::start_with(command(), data, url).await
+    }
+
+    /// As [`start_at`](Self::start_at), from [`command`] with an environment of its own.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub async fn start_with(mut command: Command, data: &Path, url: &str) -> Self {
         command.args(["serve", "--json", "--url", url, "--data"]).arg(data);
         let mut process = Running::start(&mut command);
         let line = process.line().await;

@@ -128,6 +128,14 @@ impl Raw {
         self.write.write_all(text.as_bytes()).await.is_ok()
     }
 
+    /// Ends its half of the connection, and hears on.
+    ///
+    /// # Panics
+    /// If the connection is gone.
+    pub async fn says_nothing_more(&mut self) {
+        self.write.shutdown().await.expect("connected");
+    }
+
     /// The next line, as JSON; none if the connection has ended.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! Both verifiers of a grant log: the one in the binary, and the one in plain Python.
 
+use arbiterq::audit::replay::replay_folder;
 use arbiterq::audit::verify::{Promise, Report, VerifyError, verify_folder};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -32,10 +33,11 @@ pub fn log_folders(data: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Has both verifiers read a data folder or a log folder. What the one in the binary reports, a log each.
+/// Has both verifiers read a data folder or a log folder, and decides it again. What the verifier in the binary
+/// reports, a log each.
 ///
 /// # Panics
-/// If either finds anything, or they differ in what they counted.
+/// If any of them finds anything, or they differ in what they counted.
 pub fn both_are_clean(data: &Path) -> Vec<Report> {
     let folders = log_folders(data);
     assert!(!folders.is_empty(), "no log in {}", data.display());
@@ -43,7 +45,11 @@ pub fn both_are_clean(data: &Path) -> Vec<Report> {
         .iter()
         .map(|folder| {
             let verified = verify_folder(folder, &mut |_| {});
-            verified.unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            let report = verified.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let replayed = replay_folder(folder, &mut |_| {});
+            let replayed = replayed.unwrap_or_else(|error| panic!("{}: {error:?}", folder.display()));
+            assert_eq!(replayed.tip_hash, report.tip_hash);
+            report
         })
         .collect();
     let said = python_says(data);
@@ -91,29 +97,20 @@ pub enum Verdict {
     Clean,
     /// The first record at which something is.
     FirstBad(u64),
-    /// The first record that says what the verifier does not know. The one in Python cannot tell, or says so of
-    /// words that rules 1 do not have.
+    /// The record with which a format or decision rules begin that the verifier does not know.
     NotUnderstood(u64),
     /// It cannot tell.
     Unreadable,
 }
 
 impl Verdict {
-    /// Whether the binary's verdict and Python's are the same.
-    pub fn agrees(self, python: Self) -> bool {
-        match (self, python) {
-            (Self::NotUnderstood(index), Self::FirstBad(bad)) => index == bad,
-            (Self::NotUnderstood(_), Self::Unreadable) => true,
-            _ => self == python,
-        }
-    }
-
     /// That of the verifier in Python, from what it said of one log.
     pub fn of_python(log: &Value) -> Self {
+        let unknown_from = log["unknown_from"].as_u64();
         match (log["verdict"].as_str(), log["violation"]["index"].as_u64()) {
             (Some("clean"), _) => Self::Clean,
             (Some("violation"), Some(index)) => Self::FirstBad(index),
-            _ => Self::Unreadable,
+            _ => unknown_from.map_or(Self::Unreadable, Self::NotUnderstood),
         }
     }
 }

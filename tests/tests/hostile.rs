@@ -1,8 +1,15 @@
 //! Bad input on a real socket: each gets a named refusal, the service goes on, nobody else is disturbed.
 
 use arbiterq::audit::verify::verify_folder;
-use arbiterq_tests::{Raw, Service, serve_config};
+use arbiterq_client::{Client, Outcome};
+use arbiterq_tests::binary::{Running, Served, arbiter};
+use arbiterq_tests::{PATIENCE, Raw, Service, serve_config};
 use serde_json::Value;
+use std::process::Stdio;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -165,5 +172,135 @@ async fn a_line_in_pieces_is_one_line() {
         raw.say_bytes(piece).await;
     }
     assert!(raw.hear().await.unwrap()["granted"].is_object());
+    verified(service, folder.path()).await;
+}
+
+#[tokio::test]
+async fn half_a_connection_is_answered_what_it_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(serve_config(folder.path())).await.unwrap();
+    let mut raw = service.raw().await;
+    let session = raw.open(KEY).await;
+    // Each of these is answered by another way: a record, a record that comes later, none at all.
+    raw.say(of(session, KEY, &acquire(1, "r", ""))).await;
+    raw.say(of(session, KEY, &acquire(2, "r", ""))).await;
+    raw.say(of(session, KEY, &acquire(1, "r", ""))).await;
+    raw.say(of(session, KEY, r#""keep_alive":{"n":1}"#)).await;
+    raw.say(of(session, OTHER, r#""close":{}"#)).await;
+    raw.say(r#"{"v":1,"partition":0,"status":{"id":"s","what":"summary"}}"#).await;
+    raw.say("not json").await;
+    raw.says_nothing_more().await;
+    let mut kinds = Vec::new();
+    while let Some(answer) = raw.hear().await {
+        let envelope = ["v", "epoch", "index", "partition", "session"];
+        kinds.extend(
+            answer.as_object().unwrap().keys().find(|key| !envelope.contains(&key.as_str())).cloned(),
+        );
+    }
+    kinds.sort();
+    assert_eq!(kinds, ["alive", "granted", "granted", "queued", "refused", "refused", "status"]);
+    verified(service, folder.path()).await;
+}
+
+#[tokio::test]
+async fn connections_are_closed_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(serve_config(folder.path())).await.unwrap();
+    let mut raw = service.raw().await;
+    raw.open(KEY).await;
+    verified(service, folder.path()).await;
+    assert!(raw.hear().await.is_none());
+}
+
+#[tokio::test]
+async fn with_few_file_descriptors_it_refuses_connections_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 100 && exec "$0" "$@""#]).arg(arbiter());
+    command.args(["serve", "--json", "--url", "tcp://127.0.0.1:0", "--data"]).arg(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut process = Running::start(&mut command);
+    let ready: Value = serde_json::from_str(&process.line().await).unwrap();
+    let url = ready["ready"]["url"].as_str().unwrap().to_owned();
+    let mut first = Raw::connect(&url).await;
+    let session = first.open(KEY).await;
+    let mut others = Vec::new();
+    for _ in 0..150 {
+        others.push(Raw::connect(&url).await);
+    }
+    // Those that came last are told, not left to wait for nothing.
+    assert!(others.pop().unwrap().hear().await.is_none(), "closed at once");
+    let granted = first.ask(of(session, KEY, &acquire(1, "r", ""))).await;
+    assert!(granted["granted"].is_object(), "{granted}");
+    // A lease that is over still ends: nobody waits where it cannot be heard.
+    let short = r#"{"v":1,"partition":0,"open":{"id":"x","key":"aaaaaaaaaaaaaaaaaaaaaaaaaaaa","lease_ms":100,"label":"l"}}"#;
+    assert!(first.ask(short).await["opened"].is_object());
+    let ended = first.hear().await.unwrap();
+    assert!(ended["session_ended"].is_object(), "{ended}");
+    Served { url, process }.stop().await;
+    verify_folder(&folder.path().join("0"), &mut |_| {}).unwrap();
+}
+
+/// Carries bytes between a client and a service, connection by connection, as the test says.
+struct Between {
+    listener: TcpListener,
+    service: String,
+}
+
+impl Between {
+    async fn start(service: &str) -> (Self, String) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        (Self { listener, service: service["tcp://".len()..].to_owned() }, url)
+    }
+
+    /// The client's next connection, and one to the service for it.
+    async fn connection(&self) -> (TcpStream, TcpStream) {
+        let (client, _) = timeout(PATIENCE, self.listener.accept()).await.expect("it connects").unwrap();
+        (client, TcpStream::connect(&self.service).await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_read_an_answer_does_not_close_what_stands_for_its_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(serve_config(folder.path())).await.unwrap();
+    let (between, url) = Between::start(&service.url).await;
+    let client = tokio::spawn(async move {
+        let client = Client::connect(&url).await.unwrap();
+        let grant = client.acquire("r").await.unwrap();
+        (client, grant)
+    });
+    let (mut to_client, mut to_service) = between.connection().await;
+    let (client, grant) = {
+        let carry = tokio::io::copy_bidirectional(&mut to_client, &mut to_service);
+        tokio::select! {
+            done = client => done.unwrap(),
+            carried = carry => panic!("{carried:?}"),
+        }
+    };
+    to_client.write_all(b"no message\n").await.unwrap();
+    // It has given this connection up, and makes another. Until a session is known to have moved there, an end of the
+    // first would be taken for the end of the process, which still holds.
+    let (mut next_client, mut next_service) = between.connection().await;
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        match to_client.try_read(&mut bytes) {
+            Ok(0) => panic!("an end of file, and the grant is held: {:?}", grant.check()),
+            Ok(_) => {}
+            Err(error) => break assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    grant.check().expect("held");
+    let released = async {
+        // Then it goes.
+        while to_client.read(&mut bytes).await.unwrap() > 0 {}
+        grant.release().await.unwrap()
+    };
+    tokio::select! {
+        released = timeout(PATIENCE, released) => assert_eq!(released.unwrap(), Outcome::Released),
+        carried = tokio::io::copy_bidirectional(&mut next_client, &mut next_service) => panic!("{carried:?}"),
+    }
+    drop(client);
     verified(service, folder.path()).await;
 }

@@ -1,6 +1,6 @@
 //! `arbiter run`: what it exits with, what it says, and what its command is given.
 
-use arbiterq_tests::binary::{Running, Served, arbiter, arbiter_says, command, run, run_command};
+use arbiterq_tests::binary::{self, Running, Served, arbiter_says, command, run, run_command};
 use arbiterq_tests::verifiers::both_are_clean;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -66,7 +66,7 @@ async fn no_arbiter_is_69_within_three_seconds_with_both_remedies() {
     drop(free);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    arbiter();
+    binary::arbiter();
     for url in [
         format!("tcp://{nobody}"),
         format!("tcp://{}", silent.local_addr().unwrap()),
@@ -191,7 +191,15 @@ async fn signals_go_to_the_command() {
     ] {
         let script =
             format!("trap 'echo got {name}; exit 5' {name}; echo ready; while :; do sleep 0.02; done");
-        let mut running = run(url, &["r"], &script);
+        // Also where these tests run under `nohup`.
+        let mut default = tokio::process::Command::new("env");
+        default.arg("--default-signal").arg(binary::arbiter()).args(["run", "--url", url, "r", "--"]);
+        default
+            .args(["sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut running = Running::start(default.kill_on_drop(true));
         running.line().await;
         running.signal(signal);
         assert_eq!(running.line().await, format!("got {name}"));
@@ -259,14 +267,70 @@ async fn a_nested_run_is_refused_what_its_owner_holds() {
     let arbiter = served().await;
     let url = &arbiter.1.url;
     // The URL comes from the outer one, too.
-    let nested =
-        format!(r#"{} run r -- echo it ran; echo "inner: $?""#, arbiterq_tests::binary::arbiter().display());
+    let nested = format!(r#"{} run r -- echo it ran; echo "inner: $?""#, binary::arbiter().display());
     let ended = run(url, &["r"], &nested).ended().await;
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "inner: 77\n"), "{}", ended.said);
     assert!(ended.said.contains("held"), "{}", ended.said);
     let other = nested.replace("run r", "run s");
     let ended = run(url, &["r"], &other).ended().await;
     assert_eq!(ended.out, "it ran\ninner: 0\n", "{}", ended.said);
+    verified(arbiter).await;
+}
+
+#[tokio::test]
+async fn a_lock_under_run_is_refused_what_its_owner_holds() {
+    let arbiter = served().await;
+    let url = &arbiter.1.url;
+    let nested = format!(r#"{} lock r; echo "inner: $?""#, binary::arbiter().display());
+    let ended = run(url, &["r"], &nested).ended().await;
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "inner: 77\n"), "{}", ended.said);
+    assert!(ended.said.contains("held"), "{}", ended.said);
+    verified(arbiter).await;
+}
+
+#[tokio::test]
+async fn a_shorter_lease_than_asked_for_is_the_one_that_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut serve = command();
+    serve.env("ARBITER__LIMITS__LEASE_MS_MAX", "2000");
+    let served = Served::start_with(serve, &folder.path().join("data"), "tcp://127.0.0.1:0").await;
+    // Longer than the lease: what is renewed is not stopped, whatever would have been right for a minute's lease.
+    let asked = run(&served.url, &["r"], "sleep 3; exit 7").ended().await;
+    assert_eq!((asked.code, asked.said.as_str()), (Some(7), ""));
+    // KILL comes after a third of it, not after what was asked for.
+    let script = "trap 'echo stopping' TERM; echo $ARBITER_TOKEN; while :; do sleep 0.02; done";
+    let mut holder = run(&served.url, &["r", "--kill-after", "20s"], script);
+    let token = holder.line().await;
+    holder.says("the arbiter gave a lease of 2s").await;
+    let began = tokio::time::Instant::now();
+    let force = ["release", "--force", "r", "--token", &token, "--reason", "a test"];
+    assert_eq!(arbiter_says(&served.url, &force).await.code, Some(0));
+    assert_eq!(holder.line().await, "stopping");
+    let ended = holder.ended().await;
+    assert_eq!(ended.code, Some(123), "{}", ended.said);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    verified((folder, served)).await;
+}
+
+#[tokio::test]
+async fn under_nohup_a_hangup_stops_nothing() {
+    use tokio::io::AsyncWriteExt;
+    let arbiter = served().await;
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]).arg(binary::arbiter()).args([
+        "run",
+        "--url",
+        &arbiter.1.url,
+    ]);
+    shell.args(["r", "--", "sh", "-c", "echo ready; read line; kill -HUP $$; echo $line; exit 3"]);
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut running = Running::start(&mut shell);
+    running.line().await;
+    running.signal(Signal::HUP);
+    running.stdin.as_mut().unwrap().write_all(b"went on\n").await.unwrap();
+    assert_eq!(running.line().await, "went on");
+    let ended = running.ended().await;
+    assert_eq!(ended.code, Some(3), "{}", ended.said);
     verified(arbiter).await;
 }
 

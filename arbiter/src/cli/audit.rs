@@ -1,10 +1,13 @@
 //! `audit`: what an auditor does, offline and read-only.
 
 use super::folders::log_folders;
-use super::output::{Failure, exit};
+use super::output::{Failure, Output, exit};
 use super::{Global, Outcome};
-use arbiterq::audit::verify::{Progress, VerifyError, verify_folder};
+use arbiterq::audit::replay::{self, ReplayError, replay_folder};
+use arbiterq::audit::verify::{Progress, Promise, VerifyError, verify_folder};
+use serde::Serialize;
 use serde_json::json;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +20,11 @@ pub(crate) enum Audit {
         /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
         source: PathBuf,
     },
+    /// Decide every command again and compare: events, and the memory at each checkpoint
+    Replay {
+        /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
+        source: PathBuf,
+    },
 }
 
 /// Between two lines of progress, in bytes: a few a second on any disk.
@@ -24,16 +32,74 @@ const PROGRESS_BYTES: u64 = 64 << 20;
 
 impl Audit {
     pub(crate) fn run(self, global: &Global) -> Outcome {
-        let Self::Verify { source } = self;
         let output = global.output();
-        for (i, folder) in log_folders(&source)?.iter().enumerate() {
-            let report = verify(folder)?;
-            let text = if i == 0 { report.to_string() } else { format!("\n{report}") };
-            let mut object = json!(report);
-            object["verified"] = json!(true);
-            output.result(&text, &object)?;
+        match self {
+            Self::Verify { source } => judge(&source, &output, "verified", verify),
+            Self::Replay { source } => judge(&source, &output, "replayed", replay),
         }
-        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Judges every partition: one that is damaged says nothing of the others. What is wrong is said first, so that it
+/// is said, and exited with, also where nobody reads the reports.
+fn judge<R: Display + Serialize>(
+    source: &Path,
+    output: &Output,
+    verdict: &str,
+    judge: impl Fn(&Path) -> Result<R, Failure>,
+) -> Outcome {
+    let judged: Vec<_> = log_folders(source)?.iter().map(|folder| judge(folder)).collect();
+    let failures: Vec<_> = judged.iter().filter_map(|judged| judged.as_ref().err()).collect();
+    let (last, others) =
+        failures.split_last().map_or((None, &[][..]), |(last, others)| (Some(*last), others));
+    for failure in others {
+        output.failure(failure);
+    }
+    let mut first = true;
+    for report in judged.iter().flatten() {
+        let text = if first { report.to_string() } else { format!("\n{report}") };
+        first = false;
+        let mut object = json!(report);
+        object[verdict] = json!(true);
+        match last {
+            None => output.result(&text, &object)?,
+            Some(_) => output.write_result(&text, &object).unwrap_or_default(),
+        }
+    }
+    last.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.clone()))
+}
+
+/// Between two lines of progress, in records.
+const PROGRESS_RECORDS: u64 = 100_000;
+
+/// Replays one log folder, with a line of progress on a terminal.
+fn replay(folder: &Path) -> Result<replay::Report, Failure> {
+    let terminal = std::io::stderr().is_terminal();
+    let mut progress = |index: u64| {
+        if terminal && index > 0 && index.is_multiple_of(PROGRESS_RECORDS) {
+            let _ = write!(std::io::stderr(), "\rreplaying: record {index}  ");
+        }
+    };
+    let replayed = replay_folder(folder, &mut progress);
+    if terminal {
+        let _ = write!(std::io::stderr(), "\r{:40}\r", "");
+    }
+    replayed.map_err(|error| not_replayed(folder, &error))
+}
+
+fn not_replayed(folder: &Path, error: &ReplayError) -> Failure {
+    let what = format!("{} is not replayed: {error}", folder.display());
+    match error {
+        ReplayError::Differs(difference) => Failure::new("not-replayed", exit::NO, what)
+            .part("decided", difference.decided.clone())
+            .part("found", difference.found.clone()),
+        ReplayError::Damaged { .. } | ReplayError::Cut { .. } => Failure::new("not-replayed", exit::NO, what)
+            .help("`arbiter audit verify` says more of what the log is"),
+        ReplayError::Rules { .. } => Failure::new("rules", exit::LOG, what)
+            .help("replay it with the build that wrote it, or a newer one"),
+        ReplayError::Read(_) => {
+            Failure::new("log", exit::LOG, what).part("done", "nothing is said of the log")
+        }
     }
 }
 
@@ -55,6 +121,12 @@ pub(crate) fn verify(folder: &Path) -> Result<arbiterq::audit::verify::Report, F
         let _ = write!(std::io::stderr(), "\r{:40}\r", "");
     }
     verified.map_err(|error| match error {
+        VerifyError::Violation(violation) if violation.promise == Promise::Understood => {
+            let what = format!("cannot check {} from record {}", folder.display(), violation.index);
+            Failure::new("log", exit::LOG, what)
+                .part("found", violation.what.clone())
+                .part("done", "nothing is said of the log")
+        }
         VerifyError::Violation(violation) => {
             let what = format!("{} is not verified: record {}", folder.display(), violation.index);
             let place = violation.file.as_ref().map(|file| match violation.line {

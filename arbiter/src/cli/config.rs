@@ -2,7 +2,7 @@
 
 use super::output::{Failure, Output, Table, colour_out, exit};
 use super::{Global, Outcome};
-use arbiterq::settings::{DEFAULT_TOML, Loaded, Problem, Sources, load};
+use arbiterq::settings::{DEFAULT_TOML, Explained, Loaded, Problem, Sources, explain, load};
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,6 +22,11 @@ pub(crate) enum ConfigCommand {
     Check(Given),
     /// Print what is in force and where it comes from
     Show(Given),
+    /// Say what a setting is for, its default, and its variable
+    Explain {
+        /// Which, or a section of them [default: all]
+        key: Option<String>,
+    },
 }
 
 /// Where settings come from.
@@ -43,17 +48,25 @@ impl Given {
 
     /// The settings in force for these options, `--url`, the variables and the file.
     pub(crate) fn load(&self, global: &Global) -> Result<Loaded, Failure> {
+        self.judged(global)?.map_err(|problems| failure(&problems))
+    }
+
+    fn judged(&self, global: &Global) -> Result<Result<Loaded, Vec<Problem>>, Failure> {
         let mut sources = Sources {
             file: self.config.clone(),
             variables: std::env::vars_os().collect(),
             given: Vec::new(),
         };
-        if let Some(url) = &global.url {
-            let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url.as_str());
+        if let Some(url) = global.given_url() {
+            let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url);
             // The one word for where the arbiter is, for clients and for the arbiter itself; the variable that is
             // meant for the arbiter alone says more.
             if !(by_variable && std::env::var_os("ARBITER__URL").is_some()) {
-                sources.given.push(("url", url.clone(), if by_variable { "ARBITER_URL" } else { "--url" }));
+                sources.given.push((
+                    "url",
+                    url.to_owned(),
+                    if by_variable { "ARBITER_URL" } else { "--url" },
+                ));
             }
         }
         if let Some(data) = &self.data {
@@ -62,7 +75,7 @@ impl Given {
             };
             sources.given.push(("data", data.to_owned(), "--data"));
         }
-        load(&sources).map_err(|problems| failure(&problems))
+        Ok(load(&sources))
     }
 }
 
@@ -75,6 +88,7 @@ fn failure(problems: &[Problem]) -> Failure {
     let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
     Failure::new("configuration", exit::CONFIGURATION, what)
         .part("problem", lines.join("\n"))
+        .data("problems", json!(problems))
         .help("`arbiter config init -` prints every key with its default")
 }
 
@@ -85,13 +99,41 @@ impl ConfigCommand {
             Self::Init { file } if file.as_os_str() == "-" => output.line(DEFAULT_TOML.trim_end())?,
             Self::Init { file } => init(output, &file)?,
             Self::Check(given) => {
-                given.load(global)?;
+                if let Err(problems) = given.judged(global)? {
+                    if output.json {
+                        output.line(&json!({ "problems": problems }).to_string())?;
+                    }
+                    return Err(failure(&problems));
+                }
                 output.result("the settings have no problem", &json!({"problems": []}))?;
             }
             Self::Show(given) => show(output, &given.load(global)?)?,
+            Self::Explain { key } => explain_keys(output, key.as_deref())?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn explain_keys(output: Output, key: Option<&str>) -> Result<(), Failure> {
+    let wanted = |explained: &Explained| {
+        key.is_none_or(|key| {
+            explained.key == key || explained.key.split_once('.').is_some_and(|(section, _)| section == key)
+        })
+    };
+    let found: Vec<_> = explain().into_iter().filter(wanted).collect();
+    if let (true, Some(key)) = (found.is_empty(), key) {
+        return Err(Failure::new("usage", exit::USAGE, format!("{key} is no setting"))
+            .help("`arbiter config explain` says all of them"));
+    }
+    for (i, explained) in found.iter().enumerate() {
+        let Explained { key, default, variable, text } = explained;
+        let head = default.as_ref().map_or_else(|| (*key).to_owned(), |default| format!("{key} = {default}"));
+        let variable = variable.as_ref().map_or(String::new(), |name| format!("\n    Variable: {name}"));
+        let before = if i == 0 { "" } else { "\n" };
+        let text = text.replace('\n', "\n    ");
+        output.result(&format!("{before}{head}\n    {text}{variable}"), &json!(explained))?;
+    }
+    Ok(())
 }
 
 fn init(output: Output, file: &PathBuf) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `lock`: holds a resource for a shell or a program without our library.
 
 use super::output::{Failure, duration, exit};
-use super::run::{Waited, Wanted, label, partition_for, resource_names};
+use super::run::{Waited, Wanted, label, owner_around, partition_for, resource_names};
 use super::{Global, Outcome};
 use arbiterq_client::{Client, Outcome as Given};
 use serde_json::json;
@@ -54,6 +54,9 @@ impl Lock {
         }
         if let Some(reason) = &self.reason {
             acquire = acquire.reason(reason);
+        }
+        if let Some(owner) = owner_around(&client, partition).await? {
+            acquire = acquire.owner(owner);
         }
         let ticket = acquire.enqueue().await?;
         let wanted = Wanted { resources: &resources, wait, output };

@@ -54,7 +54,13 @@ impl Global {
     }
 
     pub(crate) fn url(&self) -> &str {
-        self.url.as_deref().unwrap_or(arbiterq_client::URL_DEFAULT)
+        self.given_url().unwrap_or(arbiterq_client::URL_DEFAULT)
+    }
+
+    /// What was said, if anything was: a variable that is empty says nothing.
+    pub(crate) fn given_url(&self) -> Option<&str> {
+        let empty_variable = || std::env::var_os("ARBITER_URL").is_some_and(|set| set.is_empty());
+        self.url.as_deref().filter(|url| !(url.is_empty() && empty_variable()))
     }
 }
 
@@ -94,18 +100,19 @@ enum Command {
     Config(config::ConfigCommand),
     /// Completions for a shell
     Completions(completions::Completions),
-    /// What `run` starts beside its command
-    #[command(name = run::GUARD, hide = true)]
-    Guard,
+    /// A manual page, in roff
+    Man(completions::Man),
 }
 
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // What `run` starts is no command of anybody's, and nothing of it may depend on its environment but the pipe.
+    if std::env::args_os().nth(1).is_some_and(|word| word == run::GUARD) {
+        return run::guard_main();
+    }
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     let global = cli.global;
     let outcome = match cli.command {
-        // Nothing of a guard may depend on its environment but the pipe.
-        Command::Guard => return run::guard_main(),
         Command::Run(run) => run.run(&global),
         Command::Lock(lock) => alone(lock.run(&global)),
         Command::Serve(serve) => serve.run(&global),
@@ -121,9 +128,27 @@ pub(crate) fn main() -> ExitCode {
         Command::Audit(audit) => audit.run(&global),
         Command::Bench(bench) => bench.run(&global),
         Command::Config(config) => config.run(&global),
-        Command::Completions(completions) => completions.run(),
+        Command::Completions(completions) => completions.run(&global),
+        Command::Man(man) => man.run(&global),
     };
     outcome.unwrap_or_else(|failure| global.output().failure(&failure))
+}
+
+/// Says what is wrong with the command line, or the help that was asked for, and exits.
+fn usage(error: &clap::Error) -> ! {
+    let ours = std::env::args_os().take_while(|word| word != "--");
+    if error.use_stderr() && ours.into_iter().any(|word| word == "--json") {
+        let text = error.to_string();
+        let mut paragraphs =
+            text.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+        let what = paragraphs.next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(&what);
+        let usage = paragraphs.find_map(|text| text.strip_prefix("Usage: ").map(str::to_owned));
+        let failure = Failure::new("usage", output::exit::USAGE, what);
+        Output { json: true }.failure(&usage.map_or(failure.clone(), |usage| failure.help(usage)));
+        std::process::exit(output::exit::USAGE.into());
+    }
+    error.exit()
 }
 
 /// Runs a command that needs no more than its own thread.
@@ -133,7 +158,11 @@ fn alone(command: impl Future<Output = Outcome>) -> Outcome {
 
 /// Runs a command that uses every processor.
 fn together(command: impl Future<Output = Outcome>) -> Outcome {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // What is stuck in a disk that does not answer is not waited for: the time for that is over.
+    runtime.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]
@@ -164,7 +193,9 @@ mod tests {
             "audit verify d",
             "bench --clients 64 --resources 8 --for 10s --json",
             "config show --config f",
+            "config explain log.level",
             "completions bash",
+            "man run",
         ] {
             let words = std::iter::once("arbiter").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -48,6 +48,8 @@ pub(crate) struct Failure {
     pub(crate) exit: u8,
     what: String,
     parts: Vec<(&'static str, String)>,
+    /// What programs get beside the parts.
+    data: Option<(&'static str, Value)>,
 }
 
 /// A failure has this many lines after the first.
@@ -55,7 +57,7 @@ const PARTS_MAX: usize = 3;
 
 impl Failure {
     pub(crate) fn new(code: &'static str, exit: u8, what: impl Into<String>) -> Self {
-        Self { code, exit, what: what.into(), parts: Vec::new() }
+        Self { code, exit, what: what.into(), parts: Vec::new(), data: None }
     }
 
     /// One more line. At most three are kept.
@@ -64,6 +66,18 @@ impl Failure {
             self.parts.push((label, text.into()));
         }
         self
+    }
+
+    /// With `--json`, also this.
+    pub(crate) fn data(mut self, name: &'static str, value: Value) -> Self {
+        self.data = Some((name, value));
+        self
+    }
+
+    /// Everything in one line, for a log.
+    pub(crate) fn on_a_line(&self) -> String {
+        let parts = self.parts.iter().map(|(label, part)| format!("; {label}: {}", part.replace('\n', ", ")));
+        format!("{}{}", self.what, parts.collect::<String>())
     }
 
     pub(crate) fn help(self, text: impl Into<String>) -> Self {
@@ -93,6 +107,9 @@ impl Failure {
         for (label, part) in &self.parts {
             object[*label] = json!(part);
         }
+        if let Some((name, value)) = &self.data {
+            object[*name] = value.clone();
+        }
         json!({ "error": object })
     }
 }
@@ -107,7 +124,9 @@ impl From<arbiterq_client::Error> for Failure {
     fn from(error: arbiterq_client::Error) -> Self {
         use arbiterq_client::ErrorKind as K;
         let exit = match error.kind() {
-            K::NoArbiter | K::Timeout | K::Closed | K::Lost(_) | K::SessionEnded => exit::UNAVAILABLE,
+            K::NoArbiter | K::Unknown | K::Timeout | K::Closed | K::Lost(_) | K::SessionEnded => {
+                exit::UNAVAILABLE
+            }
             K::Url => exit::USAGE,
             K::NotGranted | K::Busy => exit::NOT_GRANTED,
             K::Refused(_) => exit::REFUSED,
@@ -137,13 +156,15 @@ pub(crate) struct Output {
 impl Output {
     /// A line of the result. A reader that has gone away has had enough, and is no failure.
     pub(crate) fn line(self, text: &str) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        let written =
-            out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-        match written {
+        match write_line(text) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             written => written,
         }
+    }
+
+    /// The result, from what goes on also where nobody reads it.
+    pub(crate) fn write_result(self, text: &str, value: &Value) -> io::Result<()> {
+        if self.json { write_line(&value.to_string()) } else { write_line(text) }
     }
 
     /// The result: `value` with `--json`, else `text`.
@@ -160,9 +181,7 @@ impl Output {
 
     /// Says what failed, and the code to exit with.
     pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
-        let colour =
-            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-        let text = if self.json { failure.json().to_string() } else { failure.text(colour) };
+        let text = if self.json { failure.json().to_string() } else { failure.text(colour_err()) };
         let _ = writeln!(io::stderr().lock(), "{text}");
         ExitCode::from(failure.exit)
     }
@@ -217,9 +236,25 @@ impl Table {
     }
 }
 
+fn write_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
 /// Whether standard output takes colour.
 pub(crate) fn colour_out() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+    takes_colour(&io::stdout())
+}
+
+/// Whether standard error takes colour.
+pub(crate) fn colour_err() -> bool {
+    takes_colour(&io::stderr())
+}
+
+fn takes_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// A duration as people say it: `350ms`, `23.4s`, `41s`, `1h 30m`; two units at most.

@@ -114,11 +114,13 @@ pub struct CheckpointStore {
     log: Arc<Shared>,
     /// Those that a start could not use: they do not count among those that are kept.
     unusable: Vec<u64>,
+    /// Whoever can still write to the folder keeps it locked.
+    _lock: Arc<File>,
 }
 
 impl CheckpointStore {
-    pub(super) fn new(dir: &Path, log: Arc<Shared>, unusable: Vec<u64>) -> Self {
-        Self { dir: dir.to_path_buf(), log, unusable }
+    pub(super) fn new(dir: &Path, log: Arc<Shared>, unusable: Vec<u64>, lock: Arc<File>) -> Self {
+        Self { dir: dir.to_path_buf(), log, unusable, _lock: lock }
     }
 
     /// Writes a checkpoint whose record was read back, which makes it proven, and removes all but the newest two.

@@ -30,7 +30,9 @@ impl Partition {
                     if self.config.returns
                         && let Some(alive) = self.state.alive(*session)
                     {
-                        self.named.retain(|token, _| !alive.held.iter().any(|(_, held)| held == token));
+                        for (_, token) in alive.held {
+                            self.named.remove(&token);
+                        }
                     }
                 }
                 Event::Released { token, .. } => {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 /// What every variable of ours begins with. One underscore would not do: Kubernetes injects `ARBITER_PORT` for a
 /// service of that name.
-const PREFIX: &str = "ARBITER__";
+pub(super) const PREFIX: &str = "ARBITER__";
 /// Every key but the rules, which are a list.
-const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 14] = [
     "url",
     "data",
     "partitions",
@@ -29,7 +29,7 @@ const KEYS: [&str; 14] = [
     "log.level",
     "log.format",
 ];
-const RULES: &str = "rules";
+pub(super) const RULES: &str = "rules";
 
 /// Where to look beside the defaults.
 #[derive(Clone, Debug, Default)]

@@ -457,10 +457,16 @@ impl State {
         self.put_waiter(Waiter { request: grant.request, claims, suspended: Some(token) });
     }
 
-    /// Nobody is granted a resource for a while, whatever was said before.
-    pub(super) fn delay(&mut self, key: ResourceKey, delay: Delay) {
+    /// Nobody is granted a resource for a while. Of an earlier delay the later end and the greater length stay:
+    /// nothing is free sooner, in an epoch to come either, because something else was lost as well.
+    pub(super) fn delay(&mut self, key: ResourceKey, mut delay: Delay) {
         let (resource, _) = self.resource_mut(key.clone());
-        if let Some(before) = resource.delay.replace(delay) {
+        let before = resource.delay;
+        if let Some(before) = before {
+            delay = Delay { until: delay.until.max(before.until), ms: delay.ms.max(before.ms) };
+        }
+        resource.delay = Some(delay);
+        if let Some(before) = before {
             self.deadlines.delays.remove(&(before.until, key.clone()));
         }
         self.deadlines.delays.insert((delay.until, key));

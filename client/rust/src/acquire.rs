@@ -53,6 +53,27 @@ impl From<Claim> for Want {
 
 /// A request being put together. `await` it for the [`Grant`], or [`enqueue`](Self::enqueue) it to see its place
 /// in line.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let arbiter = arbiterq::testing::in_process().await;
+/// # let client = arbiter.client().await?;
+/// use arbiterq_client::{ErrorKind, wire::Reason};
+/// use std::time::Duration;
+///
+/// let outer = client.acquire("{shop}/stock").all_of(["{shop}/orders"]).reason("v42").await?;
+/// // Somebody else's would wait in line; one for the same owner is never a wait for oneself.
+/// let inner = client.acquire("{shop}/stock").while_holding(&outer).await;
+/// assert_eq!(inner.unwrap_err().kind(), ErrorKind::Refused(Reason::Held));
+/// let busy = client.acquire("{shop}/stock").shared().try_now().await;
+/// assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
+/// outer.release().await?;
+/// client.acquire("{shop}/stock").shared().wait(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is asked until it is awaited or enqueued"]
 pub struct Acquire {

@@ -112,6 +112,24 @@ impl Builder {
 /// A connection to an arbiter and the sessions on it. Cheap to clone; all clones share them.
 ///
 /// When the last clone, ticket and grant is dropped, the sessions are closed.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let arbiter = arbiterq::testing::in_process().await;
+/// use arbiterq_client::Client;
+/// use std::time::Duration;
+///
+/// // Elsewhere: Client::connect("tcp://127.0.0.1:7117").await?
+/// let client = Client::over(arbiter.connector()).label("migrator").lease(Duration::from_secs(20)).connect().await?;
+/// let grant = client.acquire("db/migrate").await?;
+/// assert!(grant.check().is_ok());
+/// client.close().await;
+/// assert!(grant.is_lost());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Handle,
@@ -171,7 +189,9 @@ impl Client {
     /// The holder hears first and has one lease to stop; with `now` it has not, and only fencing protects.
     ///
     /// # Errors
-    /// `Refused(HolderChanged)` if it is not in force any more; or no answer.
+    /// `Refused(HolderChanged)` if it is not in force any more; `Unknown` if the arbiter says so after the
+    /// connection broke on the way, as then it may be this call that ended it; or no answer, and it may have been
+    /// done or not.
     ///
     /// # Cancel safety
     /// Dropped half-way, it may have been done or not.
@@ -212,7 +232,8 @@ impl Client {
         self.handle.operate(partition, |id| RequestBody::Resume(Resume { id, reason })).await
     }
 
-    /// The session of a partition and its secret, for a guard that outlives this program. Opens one if needed.
+    /// The session of a partition, its secret, and the lease that the arbiter gave it, which may be shorter than
+    /// what was asked for: for a guard that outlives this program. Opens one if needed.
     ///
     /// # Errors
     /// The arbiter does not answer, or refuses.
@@ -220,7 +241,7 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     #[doc(hidden)]
-    pub async fn session(&self, partition: u32) -> Result<(SessionId, SessionKey), Error> {
+    pub async fn session(&self, partition: u32) -> Result<(SessionId, SessionKey, Duration), Error> {
         self.handle.session(partition).await
     }
 

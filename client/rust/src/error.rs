@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Closed,
     /// The arbiter said something that makes no sense.
     Protocol,
+    /// It was sent twice because the connection broke, and the second answer does not tell what the first did.
+    Unknown,
     /// No answer in time. What was asked may have been done or not.
     Timeout,
     /// The connection failed. What was asked may have been done or not.
@@ -45,6 +47,7 @@ impl ErrorKind {
             Self::SessionEnded => "session-ended",
             Self::Closed => "closed",
             Self::Protocol => "protocol",
+            Self::Unknown => "unknown",
             Self::Timeout => "timeout",
             Self::Io => "io",
         }

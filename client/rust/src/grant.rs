@@ -67,6 +67,29 @@ pub(crate) struct GrantParts {
 }
 
 /// Claims that are held. Dropping it gives them back, without blocking.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let arbiter = arbiterq::testing::in_process().await;
+/// # let client = arbiter.client().await?;
+/// use arbiterq_client::{Outcome, fence::Fence};
+///
+/// let row = Fence::default();
+/// let grant = client.acquire("r").await?;
+/// let written = grant.run(async { row.check(grant.token(), grant.floor()) }).await?;
+/// assert!(written.is_ok());
+/// assert_eq!(grant.release().await?, Outcome::Released);
+/// assert!(grant.is_lost());
+///
+/// // The next holder's token is higher: once the row has seen it, the first is fenced off.
+/// let next = client.acquire("r").await?;
+/// row.check(next.token(), next.floor())?;
+/// assert!(row.check(grant.token(), grant.floor()).is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Grant {
     parts: GrantParts,
@@ -108,8 +131,9 @@ impl Grant {
         &self.parts.receipt
     }
 
-    /// The request that is this grant's owner: pass it on, and what another program asks for in its name is
-    /// judged as asked for by the same.
+    /// This request's own name, `(session, seq)`, to be passed on as an [owner](crate::Acquire::owner): what is
+    /// asked for in its name has the same owner as this request. Where this one was made for another, the arbiter
+    /// finds the owner of both, as long as this one is live.
     pub fn owner(&self) -> OwnerRef {
         self.parts.owner
     }

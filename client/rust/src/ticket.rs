@@ -26,6 +26,22 @@ pub(crate) struct View {
 }
 
 /// A request that waits in line. Dropping it withdraws the request.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let arbiter = arbiterq::testing::in_process().await;
+/// # let client = arbiter.client().await?;
+/// let held = client.acquire("r").await?;
+/// let mut ticket = client.acquire("r").enqueue().await?;
+/// let place = ticket.next_position().await.expect("it waits");
+/// assert_eq!((place.position, place.held_by.map(|by| by.token)), (1, Some(held.token())));
+/// drop(held);
+/// assert!(ticket.granted().await.is_ok());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Ticket {
     request: RequestId,

@@ -638,8 +638,12 @@ impl Model {
                 requests.find(|request| request.token() == Some(*token)).unwrap().state = Stands::Suspended;
             }
             Event::Delayed { resource, until } => {
-                self.delays.retain(|(name, _, _)| name != resource);
-                self.delays.push((resource.clone(), *until, until.since(at).as_millis() as u64));
+                let (mut until, mut ms) = (*until, until.since(at).as_millis() as u64);
+                if let Some(i) = self.delays.iter().position(|(name, _, _)| name == resource) {
+                    let (_, earlier_until, earlier_ms) = self.delays.remove(i);
+                    (until, ms) = (until.max(earlier_until), ms.max(earlier_ms));
+                }
+                self.delays.push((resource.clone(), until, ms));
             }
             Event::Paused { .. } => self.paused = true,
             Event::Resumed { .. } => self.paused = false,

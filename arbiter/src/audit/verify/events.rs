@@ -7,7 +7,7 @@ use super::promise::{Broken, broken};
 use super::requests::Root;
 use super::resources::Turn;
 use crate::log::record::{Command, Event};
-use arbiterq_client::wire::{Cause, LEASE_MS_MAX, LEASE_MS_MIN, Reason, ResourceName, SessionId, Timestamp};
+use arbiterq_client::wire::{Cause, Reason, ResourceName, SessionId, Timestamp};
 use std::sync::Arc;
 
 impl Fold {
@@ -19,7 +19,7 @@ impl Fold {
                 self.epoch_started(cx, sealed_in, epoch, incarnation, rules)
             }
             (Command::Policy, Event::Policy(policy)) => {
-                self.lease_ms_max = policy.lease_ms_max;
+                (self.lease_ms_max, self.in_flight_max) = (policy.lease_ms_max, policy.in_flight_max);
                 self.resources.policy(policy);
                 self.ready.clear();
                 self.resources.change_all();
@@ -52,11 +52,11 @@ impl Fold {
                     _ => self.granted_waiter(cx, &root, &claims),
                 }
             }
-            (Command::Acquire(asked), Event::Refused { session, seq, reason }) => {
+            (Command::Acquire(asked), Event::Refused { session, seq, .. }) => {
                 if (asked.session, asked.seq) != (session, seq) {
                     return broken!(Decision, "`refused` speaks of another request than its `acquire`");
                 }
-                self.refused(session, seq, reason)
+                self.refused(session, seq)
             }
             (
                 Command::Cancel { .. } | Command::Tick { .. } | Command::Advance,
@@ -87,6 +87,9 @@ impl Fold {
             ) => self.delayed(cx, &resource, until),
             (Command::Pause { by, reason }, Event::Paused { by: who, reason: why }) => {
                 self.said_by((by, reason), (&who, &why))?;
+                if self.paused {
+                    return broken!(Decision, "`paused`, and that it was already");
+                }
                 self.paused = true;
                 Ok(())
             }
@@ -156,14 +159,11 @@ impl Fold {
         if !same {
             return broken!(Decision, "`opened` is not what its `open` asked");
         }
-        let out_of_range = |ms: u64| !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(&ms);
-        if out_of_range(lease_ms) || fail_fast_ms.is_some_and(out_of_range) {
-            return broken!(
-                Decision,
-                "a lease of {lease_ms} ms; from {LEASE_MS_MIN} to {LEASE_MS_MAX} may be, to fail fast as well"
-            );
+        if in_flight_max != self.in_flight_max {
+            let most = self.in_flight_max;
+            return broken!(Decision, "{in_flight_max} requests in flight; the policy says {most}");
         }
-        if lease_ms > asked.lease_ms || lease_ms > self.lease_ms_max.max(LEASE_MS_MIN) {
+        if lease_ms != asked.lease_ms.min(self.lease_ms_max) {
             return broken!(
                 Decision,
                 "a lease of {lease_ms} ms; asked were {}, the policy allows {}",
@@ -219,7 +219,8 @@ impl Fold {
     fn unreachable(&mut self, cx: &Cx<'_>, id: SessionId, number: u64) -> Result<(), Broken> {
         let session = self.session(id)?;
         match cx.command {
-            Command::Gone { session, n, cause: Cause::Returned, .. } if (*session, *n) == (id, number) => {}
+            Command::Gone { session, n, seq: None, cause: Cause::Returned }
+                if (*session, *n) == (id, number) => {}
             _ => return broken!(Decision, "`unreachable` is not what its `gone` says"),
         }
         if session.attached != number {
@@ -312,9 +313,13 @@ impl Fold {
         let Some(id) = id else {
             return broken!(Withheld, "{name} is delayed, and no hold on it was lost in this record");
         };
-        let due = cx.at.plus_ms(self.resources.lock_delay_ms(id));
-        if until != due || until == cx.at {
+        let lock_delay_ms = self.resources.lock_delay_ms(id);
+        let due = cx.at.plus_ms(lock_delay_ms);
+        if until != due || lock_delay_ms == 0 {
             return broken!(Withheld, "{name} is delayed until {until}; its rule says {due}");
+        }
+        if self.lost.iter().any(|(lost, delayed)| *lost == id && *delayed) {
+            return broken!(Withheld, "{name} is delayed twice in one record");
         }
         for (lost, delayed) in &mut self.lost {
             *delayed |= *lost == id;

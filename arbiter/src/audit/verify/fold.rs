@@ -4,14 +4,13 @@ use super::live::{Place, Request, Session};
 use super::names::of_command;
 use super::promise::{Broken, broken};
 use super::report::Counts;
-use super::requests::well_formed;
 use super::resources::{Resources, Room, Turn};
 use crate::log::record::{Command, Event, FORMAT, Genesis, RULES, Record};
 use arbiterq_client::wire::{Hash, Nonce, SessionId, Timestamp, Token};
 use std::collections::{BTreeSet, HashMap};
 
-/// Lock-delays that one record begins; a session that loses more at once gets none for the rest.
-const DELAYED_MAX: usize = 1024;
+/// What the lock-delays that one record begins may take; a session that loses more at once gets none for the rest.
+const DELAYED_BYTES_MAX: usize = 786_432;
 
 /// All that is remembered of a log: what is live as of its tip.
 #[derive(Default)]
@@ -31,9 +30,8 @@ pub(super) struct Fold {
     gaps_micros: u64,
     pub(super) paused: bool,
     pub(super) closed: bool,
-    /// The record before began an epoch.
-    activated: bool,
     pub(super) lease_ms_max: u64,
+    pub(super) in_flight_max: u32,
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) keys: HashMap<Hash, SessionId>,
     pub(super) requests: HashMap<Place, Request>,
@@ -41,8 +39,6 @@ pub(super) struct Fold {
     pub(super) resources: Resources,
     /// The waiters that can be granted. While there are any, the next record is `advance`.
     pub(super) ready: BTreeSet<Turn>,
-    /// The first of them as of the record before.
-    pub(super) first_ready: Option<Turn>,
     /// The resources on which this record lost a hold, and whether it delays them.
     pub(super) lost: Vec<(u32, bool)>,
     /// The checkpoint that this record names.
@@ -62,7 +58,15 @@ impl Fold {
     /// Whether a record extends the chain.
     pub(super) fn extends(&self, record: &Record) -> Result<(), Broken> {
         if self.genesis.is_none() {
-            return begins(record);
+            return match record.events.as_slice() {
+                [Event::Genesis(genesis)] if genesis.first_index != record.index => {
+                    broken!(Evidence, "its index is {}, it says {}", record.index, genesis.first_index)
+                }
+                [Event::Genesis(_)] if record.prev != Hash::default() => {
+                    broken!(Evidence, "a genesis that follows a record")
+                }
+                _ => Ok(()),
+            };
         }
         if record.index != self.tip + 1 {
             return broken!(
@@ -86,6 +90,9 @@ impl Fold {
 
     /// Checks a record that extends the chain, and takes it.
     pub(super) fn take(&mut self, record: Record, hash: Hash) -> Result<(), Broken> {
+        if self.genesis.is_none() {
+            begins(&record)?;
+        }
         if self.closed {
             return broken!(Evidence, "it follows the record that closed the log");
         }
@@ -115,7 +122,6 @@ impl Fold {
         }
         self.lost.clear();
         self.checkpoint = None;
-        self.first_ready = self.ready.first().copied();
         if matches!(record.command, Command::Advance) {
             // A lock-delay that ended since the record before may make an earlier waiter the first.
             self.at = record.at;
@@ -123,31 +129,26 @@ impl Fold {
         }
         self.count_events(&record)?;
         let cx = Cx { index: record.index, at: record.at, command: &record.command };
-        match cx.command {
-            // Also where nothing was due, and where the request was refused.
-            Command::Tick { at } => self.tick_counts(&cx, *at)?,
-            Command::Acquire(asked) => well_formed(&asked.claims)?,
-            _ => {}
+        // Also where nothing was due.
+        if let Command::Tick { at } = cx.command {
+            self.tick_counts(&cx, *at)?;
         }
         for event in record.events {
             self.event(&cx, record.epoch, event)?;
         }
-        self.delays_begun(&cx)?;
+        self.delays_begun()?;
         self.at = record.at;
         self.tip = record.index;
         self.tip_hash = hash;
-        self.activated = begins_epoch;
         self.settle();
         Ok(())
     }
 
-    /// While a waiter can be granted, the next record is `advance`; only an activation may come between, and the
-    /// policy that it begins with.
+    /// While a waiter can be granted, the next record is `advance`; only an activation may come between.
     fn owed(&self, command: &Command) -> Result<(), Broken> {
         let Some(turn) = self.ready.first() else { return Ok(()) };
         match command {
             Command::Advance | Command::Activate => Ok(()),
-            Command::Policy if self.activated => Ok(()),
             other => {
                 let request = self.called(turn.place);
                 broken!(
@@ -179,20 +180,28 @@ impl Fold {
             let command = of_command(&record.command);
             return broken!(Decision, "a `{command}` has from {least} to {most} events, this one has {done}");
         }
+        let turns = record.events.iter().filter_map(turn_in_tick);
+        if matches!(record.command, Command::Tick { .. }) && !turns.is_sorted() {
+            return broken!(Decision, "a tick ends sessions, then waits, then revokes, then releases");
+        }
         Ok(())
     }
 
-    /// Each resource with a lock-delay on which a hold was lost is delayed at least for as long from here.
-    fn delays_begun(&self, cx: &Cx<'_>) -> Result<(), Broken> {
-        let begun = self.lost.iter().filter(|(_, delayed)| *delayed).count();
-        for (id, delayed) in &self.lost {
-            let lock_delay_ms = self.resources.lock_delay_ms(*id);
-            if *delayed || lock_delay_ms == 0 || begun >= DELAYED_MAX {
-                continue;
-            }
-            let due = cx.at.plus_ms(lock_delay_ms);
-            if self.resources.get(*id).delay.is_none_or(|delay| delay.until < due) {
-                let name = self.resources.name(*id);
+    /// Each resource with a lock-delay on which a hold was lost is delayed, as far as there is room for it.
+    fn delays_begun(&self) -> Result<(), Broken> {
+        // A resource that several grants were lost on is there as often.
+        let begun: BTreeSet<_> =
+            self.lost.iter().filter(|(_, delayed)| *delayed).map(|(id, _)| *id).collect();
+        let bytes: usize = begun.iter().map(|id| delayed_bytes(self.resources.name(*id))).sum();
+        if bytes > DELAYED_BYTES_MAX {
+            return broken!(Withheld, "lock-delays that take {bytes} bytes, {DELAYED_BYTES_MAX} may be");
+        }
+        for (id, _) in &self.lost {
+            let name = self.resources.name(*id);
+            if !begun.contains(id)
+                && self.resources.lock_delay_ms(*id) > 0
+                && bytes + delayed_bytes(name) <= DELAYED_BYTES_MAX
+            {
                 return broken!(
                     Withheld,
                     "a hold on {name} was lost, its rule has a lock-delay, and none began"
@@ -239,7 +248,8 @@ impl Fold {
             return broken!(Evidence, "a second genesis");
         }
         self.first_at = cx.at;
-        self.lease_ms_max = crate::log::record::Policy::default().lease_ms_max;
+        let policy = crate::log::record::Policy::default();
+        (self.lease_ms_max, self.in_flight_max) = (policy.lease_ms_max, policy.in_flight_max);
         self.genesis = Some(genesis);
         Ok(())
     }
@@ -278,6 +288,12 @@ impl Fold {
         Ok(())
     }
 
+    /// Whether a deadline, kept without the gaps between epochs, is over at a moment. At the last moment that there
+    /// is, all are: none goes beyond it.
+    pub(super) fn is_due(&self, due: Timestamp, at: Timestamp) -> bool {
+        self.gapless(at) >= due || at == Timestamp::from_micros(u64::MAX)
+    }
+
     /// A moment without the gaps between epochs.
     pub(super) fn gapless(&self, at: Timestamp) -> Timestamp {
         Timestamp::from_micros(at.as_micros().saturating_sub(self.gaps_micros))
@@ -300,11 +316,8 @@ fn begins(record: &Record) -> Result<(), Broken> {
     if genesis.format != FORMAT {
         return broken!(Understood, "format {}; this verifier knows {FORMAT}", genesis.format);
     }
-    if record.prev != Hash::default() || record.epoch != 0 || !record.renewed.is_empty() {
-        return broken!(Evidence, "a genesis follows nothing, has epoch 0, and renews nobody");
-    }
-    if genesis.first_index != record.index {
-        return broken!(Evidence, "its index is {}, it says {}", record.index, genesis.first_index);
+    if record.epoch != 0 || !record.renewed.is_empty() {
+        return broken!(Evidence, "a genesis has epoch 0, and renews nobody");
     }
     if genesis.partition >= genesis.partitions {
         return broken!(Evidence, "partition {} of {}", genesis.partition, genesis.partitions);
@@ -318,4 +331,20 @@ fn begins(record: &Record) -> Result<(), Broken> {
         );
     }
     Ok(())
+}
+
+/// When an event's turn is in a tick.
+fn turn_in_tick(event: &Event) -> Option<u8> {
+    match event {
+        Event::SessionEnded { .. } => Some(0),
+        Event::Ended { .. } => Some(1),
+        Event::Revoking { .. } => Some(2),
+        Event::Released { .. } => Some(3),
+        _ => None,
+    }
+}
+
+/// At most what a `delayed` of this resource takes in a record.
+fn delayed_bytes(name: &str) -> usize {
+    2 * name.len() + 80
 }

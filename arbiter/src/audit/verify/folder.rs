@@ -1,15 +1,19 @@
 //! How a log lies in a folder: segments, the durable mark, bodies of checkpoints. Only read.
 //!
+//! An arbiter may be writing meanwhile, so the order of looking matters: names, then the mark, then names again and
+//! what is in the segments. The mark is never ahead of what is read after it, and never behind what was named before.
+//!
 //! Lines are read, hashed and parsed on a thread of their own and checked on the caller's, in batches.
 
 use super::fold::Fold;
-use super::line::{Line, NoRecord};
+use super::line::Line;
 use super::promise::{Promise, Violation};
 use super::report::{FolderReport, Report, Unfinished};
 use super::{Fault, Progress, Verifier, VerifyError};
+use crate::log::checkpoint::Manifest;
+use crate::log::file::{Mark as DurableMark, ReadError};
 use crate::log::record::RECORD_BYTES_MAX;
 use arbiterq_client::wire::Hash;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,12 +29,25 @@ const BATCHES_AHEAD: usize = 4;
 /// What is read at once.
 const READ_BYTES: usize = 256 * 1024;
 
-struct Folder {
+/// How often a mark that cannot be read is read again: an arbiter may have been overwriting it.
+const MARK_READS: usize = 100;
+
+pub(super) struct Folder {
     path: PathBuf,
-    segments: Vec<Segment>,
-    /// By the index as of which they are.
-    bodies: BTreeMap<u64, PathBuf>,
     mark: Mark,
+    /// What the mark must not be behind.
+    before: Names,
+    segments: Vec<Segment>,
+    /// A name that no segment has.
+    stray: Option<PathBuf>,
+}
+
+/// What there is in a folder, by name.
+struct Names {
+    segments: Vec<Segment>,
+    /// The checkpoints that are whole, by the index of their record: as of which record they are.
+    manifests: BTreeMap<u64, u64>,
+    stray: Option<PathBuf>,
 }
 
 struct Segment {
@@ -48,13 +65,6 @@ enum Mark {
     At(u64, Hash),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MarkText {
-    index: Option<u64>,
-    hash: Option<Hash>,
-}
-
 /// Some lines of one segment.
 struct Batch {
     segment: usize,
@@ -66,38 +76,62 @@ struct Batch {
 }
 
 pub(super) fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, VerifyError> {
-    // The mark before the segments: a log that is being written to only gets ahead of it.
-    let mark = Mark::read(dir)?;
-    let folder = Folder::open(dir, mark)?;
-    thread::scope(|scope| {
-        let (sender, batches) = sync_channel(BATCHES_AHEAD);
-        let segments = &folder.segments;
-        scope.spawn(move || read_all(segments, &sender));
-        folder.check(&batches, progress)
-    })
+    Folder::open(dir)?.verify(progress)
 }
 
-impl Folder {
-    fn open(dir: &Path, mark: Mark) -> Result<Self, VerifyError> {
-        let (mut segments, mut bodies) = (Vec::new(), BTreeMap::new());
+impl Names {
+    fn list(dir: &Path) -> Result<Self, VerifyError> {
+        let (mut segments, mut manifests, mut stray) = (Vec::new(), BTreeMap::new(), None);
         for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
             let entry = entry.map_err(unreadable(dir))?;
             let path = entry.path();
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if let Some(first_index) = name.strip_suffix(".log").and_then(number) {
-                let bytes = entry.metadata().map_err(unreadable(&path))?.len();
-                segments.push(Segment { first_index, path, bytes });
-            } else if let Some(of) = body_of(name) {
-                bodies.insert(of, path);
+            if let Some(stem) = name.strip_suffix(".log") {
+                match number(stem) {
+                    Some(first_index) => {
+                        let bytes = entry.metadata().map_err(unreadable(&path))?.len();
+                        segments.push(Segment { first_index, path, bytes });
+                    }
+                    None => stray = stray.into_iter().chain([path]).min(),
+                }
+            } else if let Some(of) = checkpoint_of(name)
+                && let Some(index) = index_of(&path, of).map_err(unreadable(&path))?
+            {
+                manifests.insert(index, of);
             }
         }
         segments.sort_by_key(|segment| segment.first_index);
-        if segments.is_empty() {
+        Ok(Self { segments, manifests, stray })
+    }
+}
+
+impl Folder {
+    pub(super) fn open(dir: &Path) -> Result<Self, VerifyError> {
+        let before = Names::list(dir)?;
+        let mark = Mark::read(dir)?;
+        let Names { segments, stray, .. } = Names::list(dir)?;
+        if segments.is_empty() && matches!(mark, Mark::Missing | Mark::Garbled) {
             let none = io::Error::new(io::ErrorKind::NotFound, "no segment of a log in this folder");
             return Err(unreadable(dir)(none));
         }
-        Ok(Self { path: dir.to_owned(), segments, bodies, mark })
+        Ok(Self { path: dir.to_owned(), mark, before, segments, stray })
+    }
+
+    pub(super) fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<Report, VerifyError> {
+        thread::scope(|scope| {
+            let (sender, batches) = sync_channel(BATCHES_AHEAD);
+            scope.spawn(move || read_all(&self.segments, &sender));
+            self.check(&batches, progress)
+        })
+    }
+
+    /// The index of the record that comes next. Before the first, the first segment's name says it.
+    fn expected(&self, verifier: &Verifier) -> u64 {
+        match verifier.fold.counts.records {
+            0 => self.segments.first().map_or(0, |segment| segment.first_index),
+            _ => verifier.next_index(),
+        }
     }
 
     fn check(
@@ -138,7 +172,7 @@ impl Folder {
                         });
                         break 'reading;
                     }
-                    let index = verifier.next_index().max(self.segments[0].first_index);
+                    let index = self.expected(&verifier);
                     return violation(index, &segment.path, number, broken.promise, broken.what);
                 }
                 offset += length;
@@ -153,11 +187,17 @@ impl Folder {
                 bytes_total,
             });
         }
-        let last = self.segments.len() - 1;
-        if segment_before != Some(last) {
+        if let Some(last) = self.segments.len().checked_sub(1)
+            && segment_before != Some(last)
+        {
             self.continues(&verifier, last, segment_before)?;
         }
         report.durable_index = self.reaches_mark(&verifier)?;
+        self.mark_keeps_up()?;
+        if let Some(stray) = &self.stray {
+            let what = "a name that no segment has".to_owned();
+            return violation(self.expected(&verifier), stray, 0, Promise::Evidence, what);
+        }
         Ok(Report::of(&verifier.fold, Some(report)))
     }
 
@@ -168,9 +208,9 @@ impl Folder {
         if expected != at {
             let what = "an empty segment, and it is not the last".to_owned();
             let empty = &self.segments[expected];
-            return violation(verifier.next_index(), &empty.path, 0, Promise::Evidence, what);
+            return violation(self.expected(verifier), &empty.path, 0, Promise::Evidence, what);
         }
-        let next = verifier.next_index();
+        let next = self.expected(verifier);
         if at > 0 && segment.first_index != next {
             let what = format!("the segment begins with record {}, the next is {next}", segment.first_index);
             return violation(next, &segment.path, 0, Promise::Evidence, what);
@@ -181,7 +221,7 @@ impl Folder {
     /// Whether the next record lies above all that is known durable.
     fn above_mark(&self, verifier: &Verifier) -> bool {
         match self.mark {
-            Mark::At(index, _) => verifier.fold.counts.records > 0 && verifier.fold.tip >= index,
+            Mark::At(index, _) => self.expected(verifier) > index,
             Mark::Nothing => true,
             Mark::Missing | Mark::Garbled => false,
         }
@@ -192,7 +232,7 @@ impl Folder {
         if fold.counts.records == 1 && segment.first_index != fold.tip {
             let what =
                 format!("the segment is named by record {}, it begins with another", segment.first_index);
-            return violation(fold.tip, &segment.path, line, Promise::Evidence, what);
+            return violation(segment.first_index, &segment.path, line, Promise::Evidence, what);
         }
         match self.mark {
             Mark::At(index, hash) if index == fold.tip && hash != fold.tip_hash => {
@@ -206,21 +246,16 @@ impl Folder {
     /// The log goes up to the durable mark at least. Says where that is.
     fn reaches_mark(&self, verifier: &Verifier) -> Result<Option<u64>, VerifyError> {
         let file = self.path.join("durable");
-        let next = verifier.next_index();
+        let next = self.expected(verifier);
         let broken = |what| violation(next, &file, 0, Promise::OnTheRecord, what);
         match self.mark {
-            Mark::At(index, _) if index >= next => broken(match next {
+            Mark::At(index, _) if index >= next => broken(match verifier.fold.counts.records {
                 0 => format!("the log has no record, and record {index} is known durable: it was cut"),
-                next => format!(
+                _ => format!(
                     "the log ends with record {}, and record {index} is known durable: it was cut",
-                    next - 1
+                    verifier.fold.tip
                 ),
             }),
-            Mark::At(index, _)
-                if index < verifier.fold.genesis.as_ref().map_or(0, |genesis| genesis.first_index) =>
-            {
-                broken(format!("the durable mark names record {index}, before the log begins"))
-            }
             Mark::At(index, _) => Ok(Some(index)),
             Mark::Nothing => Ok(None),
             Mark::Missing => broken("the durable mark is missing: a cut end could not be told".to_owned()),
@@ -230,23 +265,43 @@ impl Folder {
         }
     }
 
+    /// The mark is synced before a further segment is begun and before a manifest appears.
+    fn mark_keeps_up(&self) -> Result<(), VerifyError> {
+        let behind = |least: u64| match self.mark {
+            Mark::At(index, _) => index < least,
+            _ => true,
+        };
+        let further = self.before.segments.get(1..).and_then(|further| further.last());
+        let least = further.map(|segment| segment.first_index.saturating_sub(1));
+        match least.into_iter().chain(self.before.manifests.keys().copied()).find(|least| behind(*least)) {
+            None => Ok(()),
+            Some(least) => violation(
+                least,
+                &self.path.join("durable"),
+                0,
+                Promise::OnTheRecord,
+                format!("the durable mark is behind record {least}, which a segment or a checkpoint follows"),
+            ),
+        }
+    }
+
     /// The body of the checkpoint that the last record names, if it is at hand, is what the record says.
     fn body(&self, fold: &Fold) -> Result<u64, VerifyError> {
         let Some((of, hash)) = fold.checkpoint else { return Ok(0) };
-        let Some(path) = self.bodies.get(&of) else { return Ok(0) };
         // A body without its manifest was not written to its end, and nobody starts from it.
-        if !path.with_extension("manifest").exists() {
+        if self.before.manifests.get(&fold.tip) != Some(&of) {
             return Ok(0);
         }
-        let found = match hash_file(path) {
+        let path = self.path.join(format!("checkpoint-{of:020}.jsonl"));
+        let found = match hash_file(&path) {
             // An arbiter removes bodies that newer ones replace.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(e) => return Err(unreadable(path)(e)),
+            Err(e) => return Err(unreadable(&path)(e)),
             Ok(found) => found,
         };
         if found != hash {
             let what = format!("the checkpoint of record {of} has the hash {found}, the log says {hash}");
-            return violation(fold.tip, path, 0, Promise::Evidence, what);
+            return violation(fold.tip, &path, 0, Promise::Evidence, what);
         }
         Ok(1)
     }
@@ -254,17 +309,19 @@ impl Folder {
 
 impl Mark {
     fn read(dir: &Path) -> Result<Self, VerifyError> {
-        let path = dir.join("durable");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Mark::Missing),
-            Err(e) => return Err(unreadable(&path)(e)),
-        };
-        Ok(match serde_json::from_slice(&bytes) {
-            Ok(MarkText { index: Some(index), hash: Some(hash) }) => Mark::At(index, hash),
-            Ok(MarkText { index: None, hash: None }) => Mark::Nothing,
-            _ => Mark::Garbled,
-        })
+        for _ in 0..MARK_READS {
+            match DurableMark::read(dir) {
+                Ok(Some(mark)) => return Ok(Mark::At(mark.index, mark.hash)),
+                Ok(None) => return Ok(Mark::Nothing),
+                Err(ReadError::Io(failure)) => {
+                    let source = io::Error::new(failure.source.kind(), failure.source.to_string());
+                    return Err(unreadable(&failure.path)(source));
+                }
+                Err(ReadError::Damaged(_)) if !dir.join("durable").exists() => return Ok(Mark::Missing),
+                Err(ReadError::Damaged(_)) => {}
+            }
+        }
+        Ok(Mark::Garbled)
     }
 }
 
@@ -273,10 +330,22 @@ fn number(text: &str) -> Option<u64> {
     (text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
-/// The index as of which a checkpoint's body is, by its name.
-fn body_of(name: &str) -> Option<u64> {
-    let (stem, kind) = name.split_once('.')?;
-    (kind == "jsonl").then(|| stem.strip_prefix("checkpoint-").and_then(number))?
+/// The index as of which a checkpoint is, by its manifest's name.
+fn checkpoint_of(name: &str) -> Option<u64> {
+    name.strip_prefix("checkpoint-")?.strip_suffix(".manifest").and_then(number)
+}
+
+/// The index of a checkpoint's record, by its manifest. One that says nothing, or of another checkpoint, is none:
+/// nobody starts there.
+fn index_of(path: &Path, of: u64) -> io::Result<Option<u64>> {
+    let text = match fs::read(path) {
+        // An arbiter removes those that newer ones replace.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    let line = text.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
+    let manifest = line.and_then(|line| serde_json::from_slice::<Manifest>(line).ok());
+    Ok(manifest.filter(|manifest| manifest.of == of).map(|manifest| manifest.index))
 }
 
 /// Reads the segments one after the other, up to the first thing that cannot be a line, or until nobody listens.
@@ -321,7 +390,7 @@ fn read_segment(
                 Line::read(&bytes)
             } else {
                 let what = "it has no line feed at its end".to_owned();
-                Line { hash: Hash::default(), record: Err(NoRecord::Damaged(what)) }
+                Line { hash: Hash::default(), record: Err(what) }
             };
             batch.lines.push((line, length));
             number += 1;

@@ -9,7 +9,7 @@
 //! Memory is bounded by what is live, not by the log's length. Lines are hashed exactly as they stand, never
 //! written again.
 //!
-//! - `line`: bytes to record, on a thread of its own for a folder.
+//! - `line`, `shape`: bytes to record, on a thread of its own for a folder.
 //! - `fold`: the chain, epochs, time, and the rule that a waiter that can be granted is next.
 //! - `events`, `requests`: each event under its command.
 //! - `live`, `resources`: what is remembered; who has room beside whom.
@@ -25,13 +25,14 @@ mod promise;
 mod report;
 mod requests;
 mod resources;
+mod shape;
 #[cfg(test)]
 mod tests;
 
 pub use promise::{Promise, Violation};
 pub use report::{FolderReport, Live, Report, Unfinished};
 
-use self::line::{Line, NoRecord};
+use self::line::Line;
 use self::promise::Broken;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -124,22 +125,16 @@ impl Verifier {
 
     fn take(&mut self, line: Line) -> Result<(), Fault> {
         self.lines += 1;
-        let no_record = |promise, what| Fault { no_record: true, broken: Broken { promise, what } };
         let record = match line.record {
             Ok(record) => record,
-            Err(NoRecord::Damaged(why)) => {
-                return Err(no_record(Promise::Evidence, format!("the line is no record: {why}")));
-            }
-            // Whole, and perhaps of a newer arbiter: never taken for the torn end of a write.
-            Err(NoRecord::Unknown(why)) => {
-                let what = format!("the line says something that this verifier does not know: {why}");
-                return Err(Fault {
-                    no_record: false,
-                    broken: Broken { promise: Promise::Understood, what },
-                });
+            Err(why) => {
+                return Err(Fault::no_record(Broken {
+                    promise: Promise::Evidence,
+                    what: format!("the line is no record: {why}"),
+                }));
             }
         };
-        self.fold.extends(&record).map_err(|broken| Fault { no_record: true, broken })?;
+        self.fold.extends(&record).map_err(Fault::no_record)?;
         self.fold.take(record, line.hash).map_err(|broken| Fault { no_record: false, broken })?;
         self.fold.counts.records += 1;
         Ok(())
@@ -151,4 +146,10 @@ struct Fault {
     /// The line is no record of this chain, as one that was not written to its end.
     no_record: bool,
     broken: Broken,
+}
+
+impl Fault {
+    fn no_record(broken: Broken) -> Self {
+        Self { no_record: true, broken }
+    }
 }

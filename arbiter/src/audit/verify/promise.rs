@@ -40,7 +40,7 @@ pub enum Promise {
     Placement,
     /// A record's events are those of its command.
     Decision,
-    /// The log says nothing that this verifier does not know.
+    /// The log's format and its decision rules are ones that this verifier knows. Nothing is said of a log of others.
     Understood,
 }
 

@@ -7,8 +7,8 @@ use super::promise::{Broken, broken};
 use super::resources::{Room, Taken, Turn};
 use crate::log::record::{AcquireCommand, Command};
 use arbiterq_client::wire::{
-    CLAIMS_MAX, Cause, Claim, ClaimGranted, Mode, OwnerRef, Reason, ResourceName, Seq, SessionId, Timestamp,
-    Token, partition_of,
+    Cause, Claim, ClaimGranted, Mode, OwnerRef, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
+    partition_of,
 };
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ impl Fold {
         }
         self.may_hold(cx, root, claims, &taken, turn)?;
         self.hold_limit(root, asked_ms, &taken)?;
-        if self.ready.first() != Some(&turn) && self.first_ready != Some(turn) {
+        if self.ready.first() != Some(&turn) {
             let before =
                 self.ready.first().map_or_else(|| "nobody".to_owned(), |turn| self.called(turn.place));
             return broken!(Order, "request {seq} of session {session} is granted; the next is {before}");
@@ -121,16 +121,13 @@ impl Fold {
         if let Some(request) = self.requests.get_mut(&place) {
             request.claims = taken;
             request.standing = hold;
+            // If the grant is undone, this is what it waits with.
+            request.hold_max_ms = root.hold_max_ms;
         }
         Ok(())
     }
 
-    pub(super) fn refused(&mut self, session: SessionId, seq: Seq, reason: Reason) -> Result<(), Broken> {
-        use Reason::{Busy, Held, InFlightMax, NotAllowed, OverCapacity, WaitersMax, WrongPartition};
-        let known = [WrongPartition, NotAllowed, OverCapacity, Busy, Held, InFlightMax, WaitersMax];
-        if !known.contains(&reason) {
-            return broken!(Decision, "an `acquire` is never refused with {reason}");
-        }
+    pub(super) fn refused(&mut self, session: SessionId, seq: Seq) -> Result<(), Broken> {
         self.counts.refusals += 1;
         self.use_up(session, seq)
     }
@@ -170,7 +167,7 @@ impl Fold {
             (Command::Cancel { .. }, _) => {}
             (Command::Tick { at }, Reason::WaitLimit) => {
                 self.tick_counts(cx, *at)?;
-                if request.wait_due.is_none_or(|due| self.gapless(*at) < due) {
+                if request.wait_due.is_none_or(|due| !self.is_due(due, *at)) {
                     return broken!(
                         NoLoss,
                         "the wait limit of request {seq} of session {session} is not over at {at}"
@@ -212,7 +209,7 @@ impl Fold {
     fn is_its_turn(&self, cx: &Cx<'_>, request: &Request, turn: Turn) -> bool {
         let fits = request.claims.iter().all(|claim| {
             let resource = self.resources.get(claim.resource);
-            let permits = if claim.permits > resource.capacity { 1 } else { claim.permits };
+            let permits = claim.permits.min(resource.capacity);
             resource.delay.is_none_or(|delay| delay.until <= cx.at)
                 && matches!(self.resources.room(&Taken { permits, ..*claim }, turn), Room::Free)
         });
@@ -252,7 +249,7 @@ impl Fold {
                 if (*whose, *which) != (session, seq) {
                     return broken!(Decision, "token {token} is not of the request that its `cancel` names");
                 }
-                if reason != Reason::Cancelled && Some(reason) != revoked {
+                if reason != revoked.unwrap_or(Reason::Cancelled) {
                     return broken!(Decision, "token {token} is cancelled and released with {reason}");
                 }
             }
@@ -261,7 +258,7 @@ impl Fold {
                 let Some(revoking) = &hold.revoking else {
                     return broken!(Revocation, "token {token} is taken away and was not being revoked");
                 };
-                if self.gapless(*at) < revoking.due {
+                if !self.is_due(revoking.due, *at) {
                     return broken!(
                         Revocation,
                         "token {token} is taken away at {at}, before its time is over"
@@ -302,7 +299,7 @@ impl Fold {
             if reason != Reason::HoldLimit || by.is_some() {
                 return broken!(Decision, "a tick revokes token {token} with {reason}");
             }
-            if hold.hold_due.is_none_or(|due| self.gapless(*at) < due) {
+            if hold.hold_due.is_none_or(|due| !self.is_due(due, *at)) {
                 return broken!(Revocation, "the hold limit of token {token} is not over at {at}");
             }
         } else {
@@ -355,7 +352,7 @@ impl Fold {
         token: Token,
     ) -> Result<(), Broken> {
         let attached = self.session(session)?.attached;
-        let (place, request, _) = self.in_force(token)?;
+        let (place, request, hold) = self.in_force(token)?;
         if (request.session, request.seq) != (session, seq) {
             return broken!(Forward, "token {token} is not of request {seq} of session {session}");
         }
@@ -368,6 +365,9 @@ impl Fold {
                 }
             }
             _ => return broken!(Decision, "`suspended` is not what its `gone` says"),
+        }
+        if hold.revoking.is_some() {
+            return broken!(Suspension, "token {token} is being revoked: its holder was told of it again");
         }
         if token <= self.epoch_index {
             return broken!(Suspension, "token {token} is of an earlier epoch: somebody may have seen it");
@@ -501,21 +501,12 @@ impl Fold {
         &mut self,
         claims: impl ExactSizeIterator<Item = (&'a ResourceName, Mode, Option<u32>)>,
     ) -> Result<Vec<Taken>, Broken> {
-        if claims.len() == 0 || claims.len() > CLAIMS_MAX {
-            return broken!(Decision, "{} claims in a request, from 1 to {CLAIMS_MAX} may be", claims.len());
-        }
         let mut taken: Vec<Taken> = Vec::with_capacity(claims.len());
         for (name, mode, permits) in claims {
-            if (mode == Mode::Permits) != permits.is_some_and(|permits| permits > 0) {
-                return broken!(Decision, "permits of {name} without the mode, or the mode without permits");
-            }
             let resource = match self.resources.live(name) {
                 Some(resource) => resource,
                 None => self.enter(name)?,
             };
-            if taken.iter().any(|claim| claim.resource == resource) {
-                return broken!(Decision, "{name} twice in one request");
-            }
             taken.push(Taken { resource, mode, permits: permits.unwrap_or(0) });
         }
         Ok(taken)
@@ -605,25 +596,9 @@ fn as_asked(asked: &AcquireCommand, root: &Root, same_claims: bool) -> Result<()
     let same = (asked.session, asked.seq, asked.priority, asked.wait_ms)
         == (root.session, root.seq, root.priority, root.wait_ms)
         && (&asked.reason, &asked.value) == (&root.reason, &root.value)
+        && (asked.owner.is_some() || root.owner.is_none())
         && same_claims;
     if same { Ok(()) } else { broken!(Decision, "it is not what its `acquire` asked") }
-}
-
-/// What is asked is a request, also where it was refused.
-pub(super) fn well_formed(claims: &[Claim]) -> Result<(), Broken> {
-    if claims.is_empty() || claims.len() > CLAIMS_MAX {
-        return broken!(Decision, "{} claims in a request, from 1 to {CLAIMS_MAX} may be", claims.len());
-    }
-    for (i, claim) in claims.iter().enumerate() {
-        let name = &claim.resource;
-        if (claim.mode == Mode::Permits) != claim.permits.is_some_and(|permits| permits > 0) {
-            return broken!(Decision, "permits of {name} without the mode, or the mode without permits");
-        }
-        if claims[..i].iter().any(|earlier| earlier.resource == *name) {
-            return broken!(Decision, "{name} twice in one request");
-        }
-    }
-    Ok(())
 }
 
 fn same_claims(granted: &[ClaimGranted], asked: &[Claim]) -> bool {

@@ -63,7 +63,7 @@ pub(super) struct Resource {
 #[derive(Clone, Copy)]
 pub(super) struct Delay {
     pub(super) until: Timestamp,
-    pub(super) length_micros: u64,
+    pub(super) length_ms: u64,
 }
 
 /// Whether a claim has room, or who takes it.
@@ -288,22 +288,25 @@ impl Resources {
         }
     }
 
-    /// Sets a delay, in the place of one that was there.
+    /// Sets a delay. Of one that was there, the later end and the greater length stay.
     pub(super) fn delay(&mut self, id: ResourceId, at: Timestamp, until: Timestamp) {
         let resource = &mut self.slots[id as usize];
+        let length_ms = until.as_micros().saturating_sub(at.as_micros()) / 1000;
+        let mut delay = Delay { until, length_ms };
         if let Some(before) = resource.delay {
             self.delays.remove(&(before.until, id));
+            delay.until = delay.until.max(before.until);
+            delay.length_ms = delay.length_ms.max(before.length_ms);
         }
-        let length_micros = until.as_micros().saturating_sub(at.as_micros());
-        resource.delay = Some(Delay { until, length_micros });
-        self.delays.insert((until, id));
+        resource.delay = Some(delay);
+        self.delays.insert((delay.until, id));
     }
 
     /// All delays begin again, in full.
     pub(super) fn restart_delays(&mut self, at: Timestamp) {
         for (_, id) in std::mem::take(&mut self.delays) {
             if let Some(delay) = &mut self.slots[id as usize].delay {
-                delay.until = Timestamp::from_micros(at.as_micros().saturating_add(delay.length_micros));
+                delay.until = at.plus_ms(delay.length_ms);
                 self.delays.insert((delay.until, id));
             }
         }

@@ -5,7 +5,7 @@ mod mutations;
 mod sources;
 mod story;
 
-use self::story::{B, C, Log, acquire, exclusive, granted, held, queued, story};
+use self::story::{A, B, C, Log, acquire, at, exclusive, granted, held, queued, story};
 use super::{Live, Report, Verifier, Violation};
 use serde_json::json;
 
@@ -52,6 +52,29 @@ fn a_report_reads_as_a_table_and_as_json() {
 }
 
 #[test]
+fn a_resource_lost_twice_in_a_record_is_delayed_once() {
+    let shared = json!([{"resource": "delay/x", "mode": "shared"}]);
+    let mut log = story();
+    log.0.truncate(6);
+    for (session, ms) in [(A, 20), (B, 30)] {
+        log.push(
+            1,
+            ms,
+            acquire(session, 1, shared.clone()),
+            granted(session, 1, held("delay/x", "shared", None, 1, 6)),
+        );
+    }
+    let ended = |session: u64| json!({"session_ended": {"session": session, "reason": "lease_expired"}});
+    let delayed = json!({"delayed": {"resource": "delay/x", "until": at(10_600)}});
+    log.push(1, 10_100, json!({"tick": {"at": at(10_050)}}), json!([ended(A), delayed, ended(B)]));
+    verify(&log).unwrap_or_else(|violation| panic!("{violation}"));
+    log.0[8]["events"] = json!([ended(A), delayed, ended(B), delayed]);
+    assert_eq!(verify(&log).unwrap_err().index, 8);
+    log.0[8]["events"] = json!([ended(A), ended(B)]);
+    assert_eq!(verify(&log).unwrap_err().index, 8);
+}
+
+#[test]
 fn what_may_happen_does() {
     // A policy that forbids what somebody waits for ends it at its turn, and the next one is granted.
     let mut log = story();
@@ -71,7 +94,7 @@ fn what_may_happen_does() {
     log.push(1, 45, json!("advance"), json!([{"ended": {"session": B, "seq": 1, "reason": "policy"}}]));
     policy[0]["policy"]["rules"][0]["allow"] = json!(["p"]);
     log.push(1, 46, json!("policy"), policy);
-    // The policy limits the hold, and a `gone` that names a grant which is over still marks the session.
+    // The policy limits the hold; one lease after the epoch began a session can be unreachable.
     let mut event = granted(C, 1, held("r", "exclusive", None, 1, 14));
     event[0]["granted"]["hold_max_ms"] = json!(5);
     log.push(1, 47, json!("advance"), event);
@@ -79,7 +102,7 @@ fn what_may_happen_does() {
     log.push(
         1,
         20_003,
-        json!({"gone": {"session": C, "n": 1, "seq": 9, "cause": "returned"}}),
+        json!({"gone": {"session": C, "n": 1, "cause": "returned"}}),
         json!([{"unreachable": {"session": C, "n": 1}}]),
     );
     let report = verify(&log).unwrap_or_else(|violation| panic!("{violation}"));

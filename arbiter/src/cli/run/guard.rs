@@ -55,6 +55,9 @@ fn ignore_signals() -> std::io::Result<()> {
     let stopped_by =
         [Signal::TSTP, Signal::TTIN, Signal::TTOU].map(|signal| SignalKind::from_raw(signal.as_raw()));
     for kind in ended_by.into_iter().chain(stopped_by) {
+        if kind == SignalKind::hangup() && super::hangup_is_ignored() {
+            continue;
+        }
         drop(signal(kind)?);
     }
     Ok(())

@@ -41,7 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// The hidden command that the guard is.
+/// The word by which this program knows that it is the guard.
 pub(crate) const GUARD: &str = "__guard";
 
 /// Between TERM and KILL, unless asked otherwise; never more than a third of the lease.
@@ -134,9 +134,10 @@ impl Run {
             number = signals.ending() => return Ok(by_signal(number)),
         };
         let partition = partition_for(&client, resources).await?;
-        let (session, key) = client.session(partition).await?;
-        let lease = micros(self.lease);
-        child.tell(&ToGuard::Session { url: url.to_string(), partition, session, key, lease }).await?;
+        let (session, key, lease) = client.session(partition).await?;
+        let to_close =
+            ToGuard::Session { url: url.to_string(), partition, session, key, lease: micros(lease) };
+        child.tell(&to_close).await?;
 
         let ticket = self.request(&client, partition, resources).await?.enqueue().await?;
         let wait = if self.try_now { Some(Duration::ZERO) } else { self.wait };
@@ -153,7 +154,7 @@ impl Run {
                 return Err(failure);
             }
         };
-        let held = Held { run: self, resources, output, url: url.to_string(), grant: &grant };
+        let held = Held { run: self, resources, output, url: url.to_string(), grant: &grant, lease };
         let ended = held.command(&mut child, &mut signals).await;
         // What is not confirmed in time, the guard does: it closes the session at the end of the pipe.
         let given_back = timeout(GIVE_BACK, grant.release()).await;
@@ -186,14 +187,21 @@ impl Run {
         if let Some(wait) = if self.try_now { Some(Duration::ZERO) } else { self.wait } {
             acquire = acquire.wait(wait);
         }
-        if let Some((log_id, of, owner)) = std::env::var(OWNER).ok().and_then(|text| read_owner(&text)) {
-            // A request of another log with the same numbers is nobody we know.
-            if of == partition && client.status(partition, StatusWhat::Summary).await?.genesis == log_id {
-                acquire = acquire.owner(owner);
-            }
+        if let Some(owner) = owner_around(client, partition).await? {
+            acquire = acquire.owner(owner);
         }
         Ok(acquire)
     }
+}
+
+/// The owner of the `run` that this runs under, if that one's request is of the same log and partition: waiting for
+/// what it holds would be waiting for oneself.
+pub(crate) async fn owner_around(client: &Client, partition: u32) -> Result<Option<OwnerRef>, Failure> {
+    let around = std::env::var(OWNER).ok().and_then(|text| read_owner(&text));
+    let Some((log_id, _, owner)) = around.filter(|(_, of, _)| *of == partition) else { return Ok(None) };
+    // A request of another log with the same numbers is nobody we know.
+    let same = client.status(partition, StatusWhat::Summary).await?.genesis == log_id;
+    Ok(same.then_some(owner))
 }
 
 const OWNER: &str = "ARBITER_OWNER";
@@ -237,6 +245,8 @@ struct Held<'a> {
     output: Output,
     url: String,
     grant: &'a Grant,
+    /// What the arbiter gave, which may be less than was asked for.
+    lease: Duration,
 }
 
 /// How the command ended.
@@ -251,12 +261,12 @@ impl Held<'_> {
     async fn command(&self, child: &mut Child, signals: &mut Signals) -> Result<Ended, Failure> {
         let mut belief = self.grant.deadline();
         let now = *belief.borrow_and_update();
-        let kill_after = self.run.kill_after.unwrap_or(KILL_AFTER).min(self.run.lease / 3);
+        let kill_after = self.kill_after();
         let start = ToGuard::Start {
             command: self.run.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
             variables: self.variables(),
             deadline: now.until,
-            lease: micros(self.run.lease),
+            lease: micros(self.lease),
             kill_after: micros(kill_after),
         };
         let group = match child.start(&start).await? {
@@ -266,7 +276,8 @@ impl Held<'_> {
         let mut terminal = Terminal::hand_over(group);
         let mut lost = now.lost;
         if let Some(reason) = lost {
-            child.tell(&stop_for(reason)).await?;
+            // A guard that is gone is met below: from here on nothing may be given back before the group is dead.
+            child.tell(&stop_for(reason)).await.ok();
         }
         let mut believed = true;
         let ended = loop {
@@ -311,6 +322,20 @@ impl Held<'_> {
         };
         terminal.take_back();
         Ok(ended)
+    }
+
+    /// From TERM to KILL: a third of the lease at most, of the one that was given.
+    fn kill_after(&self) -> Duration {
+        let third = self.lease / 3;
+        match self.run.kill_after {
+            Some(asked) if asked > third => {
+                let (lease, third) = (for_people(self.lease), for_people(third));
+                let text = format!("the arbiter gave a lease of {lease}: KILL follows TERM after {third}");
+                self.output.note(&text, &json!({"lease_ms": self.lease.as_millis(), "kill_after": third}));
+                self.lease / 3
+            }
+            asked => asked.unwrap_or(KILL_AFTER).min(third),
+        }
     }
 
     fn variables(&self) -> Vec<(String, String)> {
@@ -375,6 +400,16 @@ fn stop_for(reason: Reason) -> ToGuard {
     ToGuard::Stop { at_once: !told_first }
 }
 
+/// Whether we were started to outlive the terminal, as by `nohup`. What is ignored stays ignored in what we start, as
+/// long as nobody registers for it.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // Signal 1 is the lowest bit.
+    ignored & 1 != 0
+}
+
 /// Signals that are meant for the command.
 struct Signals {
     received: mpsc::Receiver<i32>,
@@ -394,6 +429,9 @@ impl Signals {
         ];
         let (sender, received) = mpsc::channel(16);
         for kind in kinds {
+            if kind == SignalKind::hangup() && hangup_is_ignored() {
+                continue;
+            }
             let (mut stream, sender) = (signal(kind)?, sender.clone());
             tokio::spawn(async move {
                 while stream.recv().await.is_some() && sender.send(kind.as_raw_value()).await.is_ok() {}

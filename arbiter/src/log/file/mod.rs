@@ -142,7 +142,7 @@ pub struct Cut {
 /// A log folder, open for appending; the only opener as long as it lives.
 ///
 /// Dropping it lets the writer finish what is queued, without waiting; [`close`](Self::close) waits. The folder is
-/// locked until the writer has ended.
+/// locked until the writer and whoever has [`checkpoints`](Self::checkpoints) have ended.
 #[derive(Debug)]
 pub struct FileLog {
     dir: PathBuf,
@@ -152,8 +152,8 @@ pub struct FileLog {
     proofs: Proofs,
     thread: Option<JoinHandle<()>>,
     unusable: Vec<u64>,
-    /// The writer has it, too: whoever ends last unlocks.
-    _lock: Arc<File>,
+    /// The writer and the checkpoints have it, too: whoever ends last unlocks.
+    lock: Arc<File>,
 }
 
 impl FileLog {
@@ -189,7 +189,7 @@ impl FileLog {
             proofs,
             thread: Some(thread),
             unusable,
-            _lock: lock,
+            lock,
         };
         Ok((log, opened))
     }
@@ -249,9 +249,14 @@ impl FileLog {
         FileLogReader::new(&self.dir, from, self.proofs())
     }
 
-    /// Keeps checkpoints of this log.
+    /// Keeps checkpoints of this log. The folder stays locked for as long as that is there.
     pub fn checkpoints(&self) -> CheckpointStore {
-        CheckpointStore::new(&self.dir, Arc::clone(&self.shared), self.unusable.clone())
+        CheckpointStore::new(
+            &self.dir,
+            Arc::clone(&self.shared),
+            self.unusable.clone(),
+            Arc::clone(&self.lock),
+        )
     }
 
     /// Writes, syncs and reports what is queued, then gives the folder back. Blocks.

@@ -63,11 +63,15 @@ pub(super) fn recover(dir: &Path, options: &Options, replay: Replay<'_>) -> Resu
 
 /// Creates the folder if need be, and takes its lock.
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    if !dir.is_dir() {
-        fs::create_dir_all(dir).map_err(IoFailure::of("create", dir))?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_dir(parent)?;
-        }
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
+    fs::create_dir_all(dir).map_err(IoFailure::of("create", dir))?;
+    // Each folder that was made is an entry of the one above it.
+    let parents =
+        || dir.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    parents().take(missing).try_for_each(sync_dir)?;
+    if missing == 0 {
+        // Whoever made it may have been stopped before its sync. Where this one may not look, somebody else did.
+        parents().take(1).try_for_each(sync_dir).ok();
     }
     let path = folder::lock_path(dir);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

@@ -58,7 +58,17 @@ impl FileLogReader {
             Some(cursor) => cursor,
             None => self.first()?,
         };
-        self.read(cursor).map(Some)
+        let read = self.read(cursor);
+        if read.is_err() {
+            // What was read ahead is of no use; the next call begins where this one did.
+            self.lines = None;
+        }
+        read.map(Some)
+    }
+
+    /// The highest index that is proven now; none if the log is empty.
+    pub fn proven(&self) -> Option<u64> {
+        self.proofs.through()
     }
 
     /// Where it stands; none before the first record.

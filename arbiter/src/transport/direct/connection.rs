@@ -93,17 +93,27 @@ pub(super) fn start(hub: &Arc<Hub>, wire: Wire, peer: Peer) {
         return;
     };
     let wire = Arc::new(wire);
-    let writer = tokio::spawn(write(wire.clone(), connection.clone()));
+    let writer = {
+        let (alarm, wire, connection) = (hub.alarm(), wire.clone(), connection.clone());
+        tokio::spawn(async move {
+            let _alarm = alarm;
+            write(wire, &connection).await;
+            connection.now_deaf();
+        })
+    };
     let hub = hub.clone();
     tokio::spawn(async move {
+        let _alarm = hub.alarm();
         let reader = Reader::new(&hub, &connection, peer);
         read(reader, &wire, asked).await;
-        hub.forget(&connection);
+        connection.last_answers().await;
         connection.drop_by_us();
+        // Its panic is told by its alarm.
         let _ = writer.await;
         if let Some(wire) = Arc::into_inner(wire) {
             wire.shutdown().await;
         }
+        hub.forget(&connection);
     });
 }
 
@@ -111,16 +121,24 @@ impl Hub {
     /// Connects a client of this process.
     ///
     /// # Errors
-    /// As many connections as may are open.
+    /// As many connections as may are open, or the arbiter has stopped.
     pub fn connect_in_process(self: &Arc<Self>, end: ChannelEnd) -> io::Result<()> {
-        let too_many = || io::Error::other("as many connections as may are open");
+        let too_many = || io::Error::other("as many connections as may are open, or the arbiter has stopped");
         let (connection, mut asked) = self.register().ok_or_else(too_many)?;
         let principal = Principal { name: "in-process".into(), by: PrincipalBy::InProcess };
         let peer = Peer { name: Some("in-process".into()), principal };
         let hub = self.clone();
         let ChannelEnd { mut requests, replies } = end;
-        let writer = tokio::spawn(write_channel(replies, connection.clone()));
+        let writer = {
+            let (alarm, connection) = (hub.alarm(), connection.clone());
+            tokio::spawn(async move {
+                let _alarm = alarm;
+                write_channel(replies, &connection).await;
+                connection.now_deaf();
+            })
+        };
         tokio::spawn(async move {
+            let _alarm = hub.alarm();
             let mut reader = Reader::new(&hub, &connection, peer);
             loop {
                 tokio::select! {
@@ -138,23 +156,38 @@ impl Hub {
                     },
                 }
             }
+            drop(asked);
             reader.ended().await;
-            hub.forget(&connection);
+            connection.last_answers().await;
             connection.drop_by_us();
             let _ = writer.await;
+            hub.forget(&connection);
         });
         Ok(())
     }
 }
 
-async fn write_channel(replies: mpsc::Sender<Line>, connection: Arc<Connection>) {
+async fn write_channel(replies: mpsc::Sender<Line>, connection: &Connection) {
     loop {
-        connection.wake.notified().await;
         let mut bytes = Vec::new();
         connection.take_out(&mut bytes);
+        if bytes.is_empty() {
+            connection.wake.notified().await;
+        }
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            if replies.send(line.to_vec()).await.is_err() {
-                return;
+            let sent = replies.send(line.to_vec());
+            tokio::pin!(sent);
+            loop {
+                tokio::select! {
+                    sent = &mut sent => {
+                        if sent.is_err() { return }
+                        break;
+                    }
+                    // A client that takes nothing does not keep what is dropped.
+                    () = connection.wake.notified() => {
+                        if connection.dropped.load(Ordering::Acquire) { return }
+                    }
+                }
             }
             connection.written(line.len() + 1);
         }
@@ -164,7 +197,7 @@ async fn write_channel(replies: mpsc::Sender<Line>, connection: Arc<Connection>)
     }
 }
 
-async fn write(wire: Arc<Wire>, connection: Arc<Connection>) {
+async fn write(wire: Arc<Wire>, connection: &Connection) {
     let mut pending = Vec::new();
     loop {
         connection.wake.notified().await;
@@ -283,7 +316,11 @@ impl<'a> Reader<'a> {
         }
         let request = match Request::decode(line) {
             Ok(request) => request,
-            Err(error) => return self.refuse(error, 0),
+            Err(error) => {
+                // Said in the partition that was asked, or the session there would not take it for its answer.
+                let asked = error.partition.filter(|asked| (*asked as usize) < self.hub.inboxes.len());
+                return self.refuse(error, asked.unwrap_or(0));
+            }
         };
         let partition = request.partition;
         let Some(inbox) = self.hub.inboxes.get(partition as usize) else {
@@ -297,13 +334,15 @@ impl<'a> Reader<'a> {
         };
         let present = named.is_some() && named == self.peer.name.as_ref();
         let delivery = Delivery {
-            id: 0,
+            // By which it is acknowledged; 0 is that of letters.
+            id: self.connection.number + 1,
             from: Some(self.connection.address.clone()),
             principal: self.peer.principal.clone(),
             present,
             position: None,
             request,
         };
+        self.connection.unanswered.fetch_add(1, Ordering::AcqRel);
         // A partition that has stopped takes nothing more; the arbiter is about to say so by closing.
         let _ = inbox.send(Inbound::Delivery(delivery)).await;
     }
@@ -312,7 +351,7 @@ impl<'a> Reader<'a> {
     fn refuse(&self, error: DecodeError, partition: u32) {
         self.hub.refused_lines.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(address = %self.connection.address, %error, "message refused");
-        let DecodeError { reason, detail, id, session, seq, token } = error;
+        let DecodeError { reason, detail, partition: _, id, session, seq, token } = error;
         let body = ReplyBody::Refused(Refused { id, seq, token, reason, detail });
         // In the partition's own epoch, or clients would take it for an older arbiter's word.
         let epoch = self.hub.epoch(partition);

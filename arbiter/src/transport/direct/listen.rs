@@ -10,6 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+/// After a failed accept it is tried again so often. Out of file descriptors, as a rule: the ones in use must end first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Connections accepted in one go: more than a system lets wait.
+const ACCEPT_MAX: usize = 16 * 1024;
+
 /// Why nothing can be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -35,6 +40,9 @@ pub enum ListenError {
 pub struct Listener {
     socket: Socket,
     address: String,
+    /// As if there were no file descriptors.
+    #[cfg(test)]
+    broken: Arc<std::sync::atomic::AtomicBool>,
 }
 
 enum Socket {
@@ -58,7 +66,7 @@ impl Listener {
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         let bound = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket: Socket::Tcp(socket), address: format!("tcp://{bound}") })
+        Ok(Self::over(Socket::Tcp(socket), format!("tcp://{bound}")))
     }
 
     /// Binds a Unix socket. A socket file that nobody listens on any more is replaced.
@@ -80,10 +88,16 @@ impl Listener {
             bound => bound.map_err(failed)?,
         };
         socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Self {
-            socket: Socket::Unix(socket, path.to_owned()),
-            address: format!("unix://{}", path.display()),
-        })
+        Ok(Self::over(Socket::Unix(socket, path.to_owned()), format!("unix://{}", path.display())))
+    }
+
+    fn over(socket: Socket, address: String) -> Self {
+        Self {
+            socket,
+            address,
+            #[cfg(test)]
+            broken: Arc::default(),
+        }
     }
 
     /// The URL that clients use.
@@ -95,50 +109,77 @@ impl Listener {
     ///
     /// # Errors
     /// The runtime cannot watch the socket. A failed accept is logged and does not end this.
-    pub async fn run(self, hub: Arc<Hub>, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let (sweeps, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    pub fn run(self, hub: Arc<Hub>, stop: impl Future<Output = ()>) -> impl Future<Output = io::Result<()>> {
+        // At once: from now on letters wait for those who wait here.
+        let (sweeps, asked) = mpsc::unbounded_channel();
         hub.add_listener(sweeps);
-        let waiting = match &self.socket {
-            Socket::Tcp(socket) => Waiting::Tcp(tokio::net::TcpListener::from_std(socket.try_clone()?)?),
-            Socket::Unix(socket, _) => {
-                Waiting::Unix(tokio::net::UnixListener::from_std(socket.try_clone()?)?)
-            }
-        };
+        self.accept_until(hub, asked, stop)
+    }
+
+    async fn accept_until(
+        self,
+        hub: Arc<Hub>,
+        mut asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let waiting = Waiting::on(&self.socket)?;
         tokio::pin!(stop);
+        // Letters that wait until all connections are accepted that were there before them.
+        let mut sweeps: Vec<oneshot::Sender<()>> = Vec::new();
+        let mut fails = false;
         loop {
-            let passed = tokio::select! {
-                () = &mut stop => break,
-                Some(passed) = asked.recv() => Some(passed),
-                first = waiting.accept() => {
-                    match first {
-                        Ok(wire) => wire.start(&hub),
-                        Err(error) => tracing::warn!(%error, "a connection could not be accepted"),
-                    }
-                    None
-                }
-            };
-            // The socket is asked until it has no more, whatever the runtime remembers of it.
-            loop {
-                match self.socket.accept() {
-                    Ok(wire) => wire.start(&hub),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error)
-                        if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        // Out of file descriptors, as a rule: the ones in use must end first.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        break;
+            match self.accept_waiting(&hub) {
+                Ok(()) => {
+                    fails = false;
+                    for passed in sweeps.drain(..) {
+                        // Whoever no longer waits does not need it.
+                        let _ = passed.send(());
                     }
                 }
+                // Those who wait may have sent keep-alives: letters wait, too.
+                Err(error) if !std::mem::replace(&mut fails, true) => {
+                    tracing::warn!(%error, "connections cannot be accepted; it is tried again");
+                }
+                Err(_) => {}
             }
-            drop(passed);
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(passed) = asked.recv() => sweeps.push(passed),
+                first = waiting.accept(), if !fails => if let Ok(first) = first {
+                    // What fails here fails once more when the socket itself is asked.
+                    first.start(&hub);
+                },
+                () = tokio::time::sleep(ACCEPT_AGAIN), if fails => {}
+            }
         }
         if let Socket::Unix(_, path) = &self.socket {
             // The next start would find it and ask whether anybody listens; a clean stop leaves nothing.
             let _ = std::fs::remove_file(path);
         }
         Ok(())
+    }
+
+    /// Accepts all who wait; the socket itself is asked, whatever the runtime remembers of it.
+    fn accept_waiting(&self, hub: &Arc<Hub>) -> io::Result<()> {
+        for _ in 0..ACCEPT_MAX {
+            match self.accept() {
+                Ok(wire) => wire.start(hub),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&self) -> io::Result<Wire> {
+        #[cfg(test)]
+        if self.broken.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        self.socket.accept()
     }
 }
 
@@ -167,6 +208,13 @@ enum Waiting {
 }
 
 impl Waiting {
+    fn on(socket: &Socket) -> io::Result<Self> {
+        Ok(match socket {
+            Socket::Tcp(socket) => Self::Tcp(tokio::net::TcpListener::from_std(socket.try_clone()?)?),
+            Socket::Unix(socket, _) => Self::Unix(tokio::net::UnixListener::from_std(socket.try_clone()?)?),
+        })
+    }
+
     async fn accept(&self) -> io::Result<Wire> {
         match self {
             Self::Tcp(socket) => socket.accept().await.map(|(stream, _)| Wire::Tcp(stream)),
@@ -199,5 +247,37 @@ impl Wire {
                 Peer { name: credentials.pid().map(|pid| format!("pid:{pid}")), principal }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::direct::Inbound;
+    use arbiterq_client::wire::{Nudge, Request, RequestBody, StatusAsk, StatusWhat};
+    use std::io::Write;
+    use std::sync::atomic::Ordering;
+
+    #[tokio::test]
+    async fn a_letter_waits_until_those_who_wait_can_be_accepted() {
+        let (inbox, mut delivered) = mpsc::channel(8);
+        let hub = Hub::new("t".into(), vec![inbox], 10);
+        let listener = Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let (broken, address) = (listener.broken.clone(), listener.url()["tcp://".len()..].to_owned());
+        broken.store(true, Ordering::Release);
+        let (_stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(listener.run(hub.clone(), async { drop(stopped.await) }));
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let ask = StatusAsk { id: "s".into(), what: StatusWhat::Summary };
+        let request = Request { partition: 0, auth: None, body: RequestBody::Status(ask) };
+        client.write_all(&[request.encode(), b"\n".to_vec()].concat()).unwrap();
+        hub.post(0, Request { partition: 0, auth: None, body: RequestBody::Nudge(Nudge::default()) });
+        let early = tokio::time::timeout(ACCEPT_AGAIN * 5, delivered.recv()).await;
+        assert!(early.is_err(), "it would judge sessions whose keep-alives wait there: {early:?}");
+        broken.store(false, Ordering::Release);
+        for is_letter in [false, true] {
+            let Some(Inbound::Delivery(delivery)) = delivered.recv().await else { panic!("a delivery") };
+            assert_eq!(delivery.from.is_none(), is_letter);
+        }
     }
 }

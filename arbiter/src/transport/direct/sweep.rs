@@ -23,9 +23,12 @@ pub(super) async fn deliver_letters(hub: Weak<Hub>, mut letters: mpsc::Receiver<
         let Some(hub) = hub.upgrade() else { return };
         let listeners = hub.listeners();
         for listener in listeners {
-            wait_for(&listener).await;
+            if !has_accepted(&listener).await {
+                // The arbiter stops. Whoever waits there is not heard any more, and is not to be judged by that.
+                return;
+            }
         }
-        let readers: Vec<_> = hub.lock().values().map(|connection| connection.sweeps.clone()).collect();
+        let readers: Vec<_> = hub.lock().open.values().map(|connection| connection.sweeps.clone()).collect();
         let passed: Vec<_> = readers.iter().filter_map(ask).collect();
         for reader in passed {
             // A reader that ended has handed on everything it had.
@@ -50,8 +53,10 @@ fn ask(to: &mpsc::UnboundedSender<oneshot::Sender<()>>) -> Option<oneshot::Recei
     to.send(passed).ok().map(|()| wait)
 }
 
-async fn wait_for(to: &mpsc::UnboundedSender<oneshot::Sender<()>>) {
-    if let Some(wait) = ask(to) {
-        let _ = wait.await;
+/// Whether all who wait to be accepted are; not if the listener has ended.
+async fn has_accepted(listener: &mpsc::UnboundedSender<oneshot::Sender<()>>) -> bool {
+    match ask(listener) {
+        Some(wait) => wait.await.is_ok(),
+        None => false,
     }
 }

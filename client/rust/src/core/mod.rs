@@ -240,8 +240,9 @@ struct Session {
     alive_wanted: bool,
     /// Grants that we have heard of: what is said of another is said of one whose `granted` was lost.
     seen: BTreeSet<Token>,
-    /// The index of the newest `alive`.
+    /// The index of the newest `alive`, and the grants that it names: any other up to that index is over.
     judged: u64,
+    judged_held: BTreeSet<Token>,
     keep_alive_at: Micros,
     /// Silence is counted from the last `attach` at the earliest.
     heard_from: Micros,
@@ -430,6 +431,14 @@ impl SessionCore {
     pub fn session(&self) -> Option<(SessionId, &SessionKey)> {
         match &self.phase {
             Phase::Open(session) => Some((session.id, &session.key)),
+            _ => None,
+        }
+    }
+
+    /// How long the arbiter lets the session live without word; less than was asked for, perhaps.
+    pub fn lease(&self) -> Option<Micros> {
+        match &self.phase {
+            Phase::Open(session) => Some(session.lease_length),
             _ => None,
         }
     }

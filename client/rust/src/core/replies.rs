@@ -95,6 +95,7 @@ impl SessionCore {
             alive_wanted: false,
             seen: BTreeSet::new(),
             judged: 0,
+            judged_held: BTreeSet::new(),
             heard_from: now,
             close_at: now,
             close_repeats: 0,
@@ -220,6 +221,10 @@ impl SessionCore {
 
     fn granted(&mut self, now: Micros, granted: &Granted) {
         let (seq, token) = (granted.seq, granted.token);
+        if self.is_over(token) {
+            // An older copy, on an earlier connection. What became of it is the answer to the request, asked again.
+            return;
+        }
         self.seen(token);
         let Some(request) = self.request_of(seq) else {
             return self.unwanted(now, seq, Some(token));
@@ -246,6 +251,12 @@ impl SessionCore {
                 self.believe(now, request);
             }
         }
+    }
+
+    /// Whether the newest `alive` says that this grant is not in force any more.
+    fn is_over(&self, token: Token) -> bool {
+        let Phase::Open(session) = &self.phase else { return false };
+        token <= session.judged && !session.judged_held.contains(&token)
     }
 
     /// Holds what is granted, if the lease is in force and all of it is known.
@@ -436,6 +447,9 @@ impl SessionCore {
                 None => self.unwanted(now, *seq, Some(*token)),
             }
         }
+        if let Phase::Open(session) = &mut self.phase {
+            session.judged_held = held.values().copied().collect();
+        }
         self.judge_live(now, index, &held, &positions);
         self.judge_owed(now, index, alive.n, &held, &positions);
         let Phase::Open(session) = &mut self.phase else { return };
@@ -519,7 +533,11 @@ impl SessionCore {
                 {
                     entry.state = State::Asked(Repeat::due(now));
                 }
-                State::Pending { .. } => entry.state = State::Asked(Repeat::due(now)),
+                // Granted, never believed, and over: forward only. Asked again, it would be answered by a token that
+                // nobody remembers, and an older copy of its `granted` would be believed.
+                State::Pending { .. } => {
+                    self.finish(request, |_| Some(Event::Ended { request, end: End::Lost(Reason::Ended) }));
+                }
                 _ => {}
             }
         }

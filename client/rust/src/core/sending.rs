@@ -85,7 +85,14 @@ impl SessionCore {
                 .get(&request)
                 .is_some_and(|entry| matches!(entry.state, State::Held { .. } | State::Lost { .. }));
             if !held && self.requests.contains_key(&request) {
-                self.event(Event::Ended { request, end: End::NoAnswer });
+                let local = matches!(self.state(request), Some(State::Local));
+                let end = if local && self.is_heard(now) {
+                    // It waited for room in the session, not for the arbiter.
+                    End::Ended(Reason::WaitLimit)
+                } else {
+                    End::NoAnswer
+                };
+                self.event(Event::Ended { request, end });
                 self.withdraw(now, request, None);
             }
         }
@@ -101,6 +108,13 @@ impl SessionCore {
                 self.withdraw(now, request, Some(reason));
             }
         }
+    }
+
+    /// Whether the arbiter answers, as far as is known.
+    fn is_heard(&self, now: Micros) -> bool {
+        let Phase::Open(session) = &self.phase else { return false };
+        let overdue = session.overdue_at().is_some_and(|at| now >= at);
+        self.address.is_some() && session.lease.in_force(now) && !overdue
     }
 
     fn state(&self, request: RequestId) -> Option<&State> {

@@ -21,6 +21,9 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long closing waits for the arbiter's answer.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A session's number and secret, and the lease that the arbiter gave it.
+pub(crate) type SessionParts = (SessionId, SessionKey, Duration);
+
 /// What the API asks of the driver.
 ///
 /// The channel has no bound of its own, because giving back must never block; each kind is bounded otherwise.
@@ -53,7 +56,7 @@ pub(crate) enum Command {
     /// The session of a partition is wanted. Its caller waits.
     Session {
         partition: u32,
-        done: oneshot::Sender<Result<(SessionId, SessionKey), Error>>,
+        done: oneshot::Sender<Result<SessionParts, Error>>,
         permit: OwnedSemaphorePermit,
     },
     /// Close everything.
@@ -159,7 +162,7 @@ impl Handle {
         self.ask(|done| Command::Partitions { done, permit }).await
     }
 
-    pub(crate) async fn session(&self, partition: u32) -> Result<(SessionId, SessionKey), Error> {
+    pub(crate) async fn session(&self, partition: u32) -> Result<SessionParts, Error> {
         let permit = self.permit().await?;
         self.ask(|done| Command::Session { partition, done, permit }).await
     }

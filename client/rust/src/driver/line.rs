@@ -75,12 +75,13 @@ impl Line {
         self.current.as_ref().is_some_and(|current| current.id == id)
     }
 
-    /// Queues a message for the present connection; without one it is not sent.
-    pub(super) fn send(&mut self, request: &Request) {
+    /// Queues a message for the present connection; without one it is not sent. Whether there is one.
+    pub(super) fn send(&mut self, request: &Request) -> bool {
         if self.current.is_some() {
             self.out.extend_from_slice(&request.encode());
             self.out.push(b'\n');
         }
+        self.current.is_some()
     }
 
     /// Sends what is queued. False if the connection is no good any more.
@@ -110,10 +111,11 @@ impl Line {
         }
     }
 
-    /// No connection, or another one is wanted and there may be one more: none is closed for it. A session may be
+    /// No connection, or another one is wanted, and there may be one more: none is closed for it. A session may be
     /// attached to any of them, and the end of that one is taken for this program's.
     fn is_missing(&self) -> bool {
-        self.current.is_none() || self.another_wanted && self.earlier.len() < EARLIER_MAX
+        let beside = self.earlier.len() + usize::from(self.current.is_some());
+        (self.current.is_none() || self.another_wanted) && beside <= EARLIER_MAX
     }
 
     /// Nothing is heard on the present connection: another is wanted beside it.
@@ -172,14 +174,32 @@ impl Line {
         self.next_attempt = self.next_attempt.max(now + RETRY_FIRST / 2 + (self.seed >> 33) % RETRY_FIRST);
     }
 
+    /// The present connection is of no use: the arbiter does not read, or what it says cannot be understood. It is
+    /// kept all the same: a session may be attached to it.
+    pub(super) fn give_up(&mut self, now: Micros) {
+        let current = self.current.take();
+        self.lost(now);
+        self.earlier.extend(current);
+    }
+
     /// An earlier connection is over.
     pub(super) fn earlier_ended(&mut self, id: ConnectionId) {
         self.earlier.retain(|connection| connection.id != id);
     }
 
-    /// Every session has moved to the present connection.
+    /// Every session has moved to the present connection, if there is one; else they are where they were.
     pub(super) fn drop_earlier(&mut self) {
-        self.earlier.clear();
+        if self.current.is_some() {
+            self.earlier.clear();
+        }
+    }
+
+    /// Nothing is believed to be held any more: connections that are kept only because a session may be attached to
+    /// them make room, if there is none left for another.
+    pub(super) fn make_room(&mut self) {
+        if self.current.is_none() && self.earlier.len() > EARLIER_MAX {
+            self.earlier.clear();
+        }
     }
 
     /// The client is over.
@@ -225,5 +245,78 @@ mod tests {
         }
         assert!(!ended.contains(&true), "an end of file would be taken for this program's end: {ended:?}");
         assert!(accepted.len() <= EARLIER_MAX + 1, "and there is a bound");
+    }
+
+    /// A line, and the other end of its one connection.
+    async fn connected(seed: u64) -> (Line, tokio::net::TcpListener, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (incoming, _) = mpsc::channel(64);
+        let place = Place::At(Url::Tcp { host: "127.0.0.1".into(), port });
+        let mut line = Line::new(place, true, seed, incoming);
+        line.want(true, 0);
+        assert!(line.connected().await);
+        let (accepted, _) = listener.accept().await.unwrap();
+        (line, listener, accepted)
+    }
+
+    fn long_request() -> Request {
+        use crate::wire::{Pause, RequestBody};
+        let pause = Pause { id: "p".into(), reason: "r".repeat(50_000) };
+        Request { partition: 0, auth: None, body: RequestBody::Pause(pause) }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_arbiter_does_not_read_is_given_up_but_not_closed() {
+        let (mut line, listener, accepted) = connected(1).await;
+        let request = long_request();
+        while line.flush() {
+            line.send(&request);
+            // What the system takes off the line's hands does not wait.
+            tokio::task::yield_now().await;
+        }
+        line.give_up(0);
+        line.drop_earlier();
+        assert!(line.address().is_none(), "nothing more is sent on it");
+        // All that waits is read, and then there is no end of file.
+        let (mut read, mut bytes) = (accepted, vec![0; 1024 * 1024]);
+        let drained = async {
+            loop {
+                use tokio::io::AsyncReadExt;
+                let took = tokio::time::timeout(Duration::from_millis(200), read.read(&mut bytes)).await;
+                match took {
+                    Ok(Ok(1..)) => {}
+                    Ok(ended) => break Some(ended),
+                    Err(_) => break None,
+                }
+            }
+        };
+        assert!(drained.await.is_none(), "an end of file would be taken for this program's end");
+        // The next one is made beside it, and only a session's move to it closes the one before.
+        line.want(true, 10_000_000);
+        assert!(line.connected().await);
+        let _next = listener.accept().await.unwrap();
+        line.drop_earlier();
+        use tokio::io::AsyncReadExt;
+        assert_eq!(read.read(&mut bytes).await.unwrap(), 0, "now it is closed");
+    }
+
+    #[tokio::test]
+    async fn connections_that_were_given_up_have_a_bound() {
+        let (mut line, listener, first) = connected(1).await;
+        let mut accepted = vec![first];
+        for round in 1..20 {
+            line.give_up(round * 10_000_000);
+            line.want(true, (round + 1) * 10_000_000);
+            if line.connecting.is_some() {
+                assert!(line.connected().await);
+                accepted.push(listener.accept().await.unwrap().0);
+            }
+        }
+        assert_eq!(accepted.len(), EARLIER_MAX + 1);
+        // Once nothing is believed there is room again.
+        line.make_room();
+        line.want(true, 1_000_000_000);
+        assert!(line.connected().await);
     }
 }

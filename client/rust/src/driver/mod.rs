@@ -11,16 +11,17 @@ pub(crate) use handle::{Command, Handle};
 
 use crate::client::{Config, Place};
 use crate::clock::{Clock, Micros, Timer, micros};
-use crate::core::{Event, Output, RequestId, SessionConfig, SessionCore};
+use crate::core::{End, Event, Output, RequestId, SessionConfig, SessionCore};
 use crate::error::{Error, ErrorKind};
 use crate::transport::{ConnectionId, Incoming};
 use crate::wire::{
-    Reply, ReplyBody, Request, RequestBody, SessionId, SessionKey, Status, StatusAsk, StatusWhat,
+    Reason, Reply, ReplyBody, Request, RequestBody, SessionKey, Status, StatusAsk, StatusWhat,
 };
-use handle::{ANSWER_TIMEOUT, CLOSE_TIMEOUT};
+use handle::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, SessionParts};
 use line::Line;
 use requests::Requests;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Batches of replies that wait for the driver; at the bound the connection is not read.
@@ -46,6 +47,7 @@ pub(crate) async fn start(place: Place, config: Config) -> Result<Handle, Error>
         cores: BTreeMap::new(),
         requests: Requests::default(),
         asks: BTreeMap::new(),
+        counts_asked: 0,
         sessions_wanted: Vec::new(),
         closers: Vec::new(),
         closing: None,
@@ -64,6 +66,19 @@ pub(crate) async fn start(place: Place, config: Config) -> Result<Handle, Error>
     is_ready.await.unwrap_or_else(|_| Err(Error::closed())).map(|()| handle)
 }
 
+/// The second sending was refused because the grant is gone: the first may be what ended it.
+fn unknown_outcome(request: &Request) -> Error {
+    let what = match &request.body {
+        RequestBody::ForceRelease(force) => {
+            format!("{} is not held by grant {}", force.resource, force.token)
+        }
+        _ => "it is not so any more".to_owned(),
+    };
+    Error::new(ErrorKind::Unknown, what)
+        .met("the connection broke, and the question was sent twice: the first may be what ended it")
+        .help("look at `arbiter holders`, and at the log for who ended it")
+}
+
 fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).ok().map(|()| bytes)
@@ -72,6 +87,10 @@ fn random<const N: usize>() -> Option<[u8; N]> {
 /// A question that is answered by its id.
 struct Asked {
     request: Request,
+    /// It has been sent.
+    sent: bool,
+    /// It has been sent on an earlier connection, which may have brought it there.
+    repeated: bool,
     done: Answer,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -81,7 +100,7 @@ enum Answer {
     Partitions(oneshot::Sender<Result<u32, Error>>),
 }
 
-type SessionSender = oneshot::Sender<Result<(SessionId, SessionKey), Error>>;
+type SessionSender = oneshot::Sender<Result<SessionParts, Error>>;
 
 struct Driver {
     config: Config,
@@ -92,6 +111,8 @@ struct Driver {
     cores: BTreeMap<u32, SessionCore>,
     requests: Requests,
     asks: BTreeMap<String, Asked>,
+    /// Questions for the count of partitions, so that no two have the same id.
+    counts_asked: u64,
     sessions_wanted: Vec<(u32, SessionSender, OwnedSemaphorePermit)>,
     closers: Vec<oneshot::Sender<()>>,
     /// When closing is given up.
@@ -146,9 +167,12 @@ impl Driver {
         let now = self.clock.now();
         let closed = self.closing.is_some_and(|until| self.open.is_empty() || now >= until);
         if closed {
+            self.refuse_questions();
             // A session whose end was not heard in time is left to its lease. Waited for any longer, it would keep
             // a moment of the past as the next to wake at, and the loop would never pause.
             self.open.clear();
+            // What was given back and is not answered for will not be.
+            self.requests = Requests::default();
             for done in self.closers.drain(..) {
                 let _ = done.send(());
             }
@@ -193,8 +217,11 @@ impl Driver {
         if self.cores.values().all(SessionCore::settled) {
             self.line.drop_earlier();
         }
+        if self.cores.values().all(|core| core.deadline(now).is_none()) {
+            self.line.make_room();
+        }
         if !self.line.flush() {
-            self.disconnected(now);
+            self.given_up(now);
         }
     }
 
@@ -218,14 +245,13 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command, now: Micros) {
+        if self.closing.is_some() {
+            return self.command_when_closed(command);
+        }
         match command {
             Command::Acquire { request, partition, ask, view, decided, handle, permit } => {
                 // The permit bounds what waits in the channel; the core bounds what waits in it.
                 drop(permit);
-                if self.closing.is_some() {
-                    let _ = decided.send(Err(Error::closed()));
-                    return;
-                }
                 self.requests.ask(request, partition, &ask, view, decided, handle);
                 self.core(partition).acquire(now, request, ask);
                 self.drain(partition, now);
@@ -248,29 +274,56 @@ impl Driver {
                 self.ask(id, request, Answer::Operate(done), Some(permit));
             }
             Command::Partitions { done, permit } => {
-                let id = "partitions".to_owned() + &self.asks.len().to_string();
+                self.counts_asked += 1;
+                let id = format!("partitions{}", self.counts_asked);
                 let body = RequestBody::Status(StatusAsk { id: id.clone(), what: StatusWhat::Summary });
                 let request = Request { partition: 0, auth: None, body };
                 self.ask(id, request, Answer::Partitions(done), Some(permit));
             }
-            Command::Session { partition, done, permit } => {
-                let core = self.core(partition);
-                match core.session() {
-                    Some((session, key)) => drop(done.send(Ok((session, key.clone())))),
-                    None => {
-                        core.want_session(now);
-                        self.sessions_wanted.push((partition, done, permit));
-                        self.drain(partition, now);
-                    }
+            Command::Session { partition, done, permit } => match self.session(partition) {
+                Some(session) => drop(done.send(Ok(session))),
+                None => {
+                    self.core(partition).want_session(now);
+                    self.sessions_wanted.push((partition, done, permit));
+                    self.drain(partition, now);
                 }
+            },
+            Command::Close { done } => self.close(Some(done)),
+        }
+    }
+
+    /// Nothing is begun any more. What is given back was lost with its session, and is owed no message.
+    fn command_when_closed(&mut self, command: Command) {
+        match command {
+            Command::Acquire { decided, .. } => drop(decided.send(Err(Error::closed()))),
+            Command::Operate { done, .. } => drop(done.send(Err(Error::closed()))),
+            Command::Partitions { done, .. } => drop(done.send(Err(Error::closed()))),
+            Command::Session { done, .. } => drop(done.send(Err(Error::closed()))),
+            Command::Withdraw { request, done } => drop(self.requests.withdrawing(request, done)),
+            Command::GiveBack { request, done } => {
+                self.requests.giving_back(request, done);
+                self.requests.forget_if_lost(request);
             }
             Command::Close { done } => self.close(Some(done)),
         }
     }
 
     fn ask(&mut self, id: String, request: Request, done: Answer, permit: Option<OwnedSemaphorePermit>) {
-        self.line.send(&request);
-        self.asks.insert(id, Asked { request, done, _permit: permit });
+        let sent = self.line.send(&request);
+        self.asks.insert(id, Asked { request, sent, repeated: false, done, _permit: permit });
+    }
+
+    /// Nobody will answer any more.
+    fn refuse_questions(&mut self) {
+        for asked in std::mem::take(&mut self.asks).into_values() {
+            match asked.done {
+                Answer::Operate(done) => drop(done.send(Err(Error::closed()))),
+                Answer::Partitions(done) => drop(done.send(Err(Error::closed()))),
+            }
+        }
+        for (_, done, _) in self.sessions_wanted.drain(..) {
+            let _ = done.send(Err(Error::closed()));
+        }
     }
 
     fn close(&mut self, done: Option<oneshot::Sender<()>>) {
@@ -294,6 +347,8 @@ impl Driver {
                     self.reply(&reply, now);
                 }
             }
+            Incoming::Unreadable if self.line.is_current(connection) => self.given_up(now),
+            Incoming::Unreadable => {}
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
         }
@@ -318,6 +373,9 @@ impl Driver {
 
     fn answer(&mut self, asked: Asked, body: &ReplyBody) {
         let refused = match body {
+            ReplyBody::Refused(refused) if asked.repeated && refused.reason == Reason::HolderChanged => {
+                Some(unknown_outcome(&asked.request))
+            }
             ReplyBody::Refused(refused) => Some(requests::refused(refused.reason, &refused.detail)),
             _ => None,
         };
@@ -354,14 +412,30 @@ impl Driver {
                 self.drain(partition, now);
             }
         }
-        self.asks.values().for_each(|asked| self.line.send(&asked.request));
+        for asked in self.asks.values_mut() {
+            asked.repeated |= asked.sent;
+            asked.sent = true;
+            self.line.send(&asked.request);
+        }
         if !self.config.session {
             self.started(Ok(()));
         }
     }
 
+    /// The other side has ended the connection.
     fn disconnected(&mut self, now: Micros) {
         self.line.lost(now);
+        self.unreachable(now);
+    }
+
+    /// The connection is of no use. It is not closed: that would tell the arbiter that this program is dead, while
+    /// its users still hold what they hold.
+    fn given_up(&mut self, now: Micros) {
+        self.line.give_up(now);
+        self.unreachable(now);
+    }
+
+    fn unreachable(&mut self, now: Micros) {
         for partition in self.cores.keys().copied().collect::<Vec<_>>() {
             self.core(partition).disconnected(now);
             self.drain(partition, now);
@@ -383,7 +457,9 @@ impl Driver {
     fn drain(&mut self, partition: u32, now: Micros) {
         while let Some(output) = self.core(partition).poll() {
             match output {
-                Output::Send(request) => self.line.send(&request),
+                Output::Send(request) => {
+                    self.line.send(&request);
+                }
                 Output::KeyWanted => match random() {
                     Some(bits) => self.core(partition).open(now, SessionKey::random(bits)),
                     None => tracing::error!("the system gives no random numbers: no session can be opened"),
@@ -418,12 +494,31 @@ impl Driver {
                 self.open.remove(&partition);
                 self.answer_sessions(partition, Some(&Error::closed()));
             }
+            Event::Ended { request, end: End::NoAnswer } => {
+                let met = match self.line.address() {
+                    Some(_) => "no answer within the wait limit".to_owned(),
+                    None => self
+                        .line
+                        .last_error()
+                        .map_or("no connection".into(), |why| format!("no connection: {why}")),
+                };
+                // Not "was not free": nobody has said so.
+                let error = Error::no_arbiter(&self.place, met)
+                    .done("the request is withdrawn, or ends with its session");
+                self.requests.fail(request, error);
+            }
             other => self.requests.event(partition, other),
         }
     }
 
+    fn session(&mut self, partition: u32) -> Option<SessionParts> {
+        let core = self.core(partition);
+        let lease = Duration::from_micros(core.lease()?);
+        core.session().map(|(session, key)| (session, key.clone(), lease))
+    }
+
     fn answer_sessions(&mut self, partition: u32, error: Option<&Error>) {
-        let session = self.core(partition).session().map(|(session, key)| (session, key.clone()));
+        let session = self.session(partition);
         let waiting = std::mem::take(&mut self.sessions_wanted);
         for (wanted, done, permit) in waiting {
             if wanted != partition {

@@ -152,11 +152,19 @@ impl Requests {
     }
 
     fn ended(&mut self, request: Number, end: End) {
+        if let Some(user) = self.live.get(&request) {
+            let error = error(&user.claims, user.wait, end);
+            self.fail(request, error);
+        }
+    }
+
+    /// It is over without a grant.
+    pub(super) fn fail(&mut self, request: Number, error: Error) {
         let Some(user) = self.live.remove(&request) else { return };
         let position = user.view.borrow().position.clone();
         user.view.send_modify(|view| view.decided = true);
         if let Some((decided, _)) = user.undecided {
-            let _ = decided.send(Err(error(&user.claims, user.wait, end, position)));
+            let _ = decided.send(Err(error.at(position)));
         }
         for done in user.withdrawn {
             let _ = done.send(());
@@ -188,24 +196,24 @@ pub(super) fn refused(reason: Reason, detail: &str) -> Error {
     Error::new(ErrorKind::Refused(reason), what)
 }
 
-fn error(claims: &[Claim], wait: Option<Duration>, end: End, position: Option<Position>) -> Error {
+fn error(claims: &[Claim], wait: Option<Duration>, end: End) -> Error {
     let names: Vec<_> = claims.iter().map(|claim| claim.resource.as_str()).collect();
     let names = names.join(", ");
+    let not_free = |met: String| {
+        let within = wait.map(|wait| format!(" within {wait:?}")).unwrap_or_default();
+        Error::new(ErrorKind::NotGranted, format!("{names} was not free{within}"))
+            .met(met)
+            .done("the request has been withdrawn")
+            .help("wait longer, or look at who holds it")
+    };
     match end {
         End::Refused { reason: Reason::Busy, .. } => {
             Error::new(ErrorKind::Busy, format!("{names} is not free"))
                 .help("wait for it instead of trying once")
         }
         End::Refused { reason, detail } => refused(reason, &detail),
-        End::Ended(Reason::WaitLimit) | End::NoAnswer => {
-            let within = wait.map(|wait| format!(" within {wait:?}")).unwrap_or_default();
-            let met = if end == End::NoAnswer { "the arbiter does not answer" } else { "it is held" };
-            Error::new(ErrorKind::NotGranted, format!("{names} was not free{within}"))
-                .met(met)
-                .done("the request has been withdrawn")
-                .help("wait longer, or look at who holds it")
-                .at(position)
-        }
+        End::Ended(Reason::WaitLimit) => not_free("it is held".into()),
+        End::NoAnswer => Error::new(ErrorKind::NoArbiter, "no arbiter answers"),
         End::Ended(reason) => {
             Error::new(ErrorKind::Refused(reason), format!("{names}: the request ended: {reason}"))
         }

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-/// Bytes that wait for an arbiter that does not read; beyond it the connection is given up.
+/// Bytes that wait for an arbiter that does not read; beyond it nothing more is sent on the connection.
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -25,7 +25,9 @@ pub(crate) type ConnectionId = u64;
 pub(crate) enum Incoming {
     /// Messages, in order.
     Replies(Vec<Reply>),
-    /// It is over.
+    /// What came is no message: nothing that comes on it is taken any more. It is still open.
+    Unreadable,
+    /// The other side has ended it.
     Ended,
 }
 
@@ -90,8 +92,16 @@ fn start(
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     tokio::spawn(write_lines(write, to_write, waiting_bytes.clone()));
     let reader = tokio::spawn(async move {
-        let ended = read_lines(id, read, &incoming).await;
-        tracing::debug!(reason = %ended, "the connection to the arbiter is over");
+        let mut read = read;
+        let why = match read_lines(id, &mut read, &incoming).await {
+            Stopped::Ended(why) => why,
+            Stopped::Unreadable(why) => {
+                tracing::warn!(%why, "what came from the arbiter is no message; another connection is made");
+                let _ = incoming.send((id, Incoming::Unreadable)).await;
+                discard(&mut read).await
+            }
+        };
+        tracing::debug!(%why, "the connection to the arbiter is over");
         let _ = incoming.send((id, Incoming::Ended)).await;
     });
     Connection { id, peer, lines, waiting_bytes, reader: reader.abort_handle() }
@@ -115,22 +125,42 @@ async fn write_lines(
     let _ = write.shutdown().await;
 }
 
-/// Reads until the connection ends; says why it did.
-async fn read_lines(
-    id: ConnectionId,
-    mut read: impl AsyncRead + Unpin,
-    incoming: &mpsc::Sender<(ConnectionId, Incoming)>,
-) -> String {
-    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
+/// Why no more lines are read.
+enum Stopped {
+    /// The connection is over.
+    Ended(String),
+    /// It is not, but nothing that comes on it can be understood.
+    Unreadable(String),
+}
+
+/// Reads and forgets until the connection ends: the arbiter is not to wait for a reader. Says why it ended.
+async fn discard(read: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        match read.read_buf(&mut buffer).await {
+        match read.read(&mut chunk).await {
             Ok(0) => return "closed".into(),
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
+    }
+}
+
+/// Reads until the connection ends, or brings what is no message.
+async fn read_lines(
+    id: ConnectionId,
+    read: &mut (impl AsyncRead + Unpin),
+    incoming: &mpsc::Sender<(ConnectionId, Incoming)>,
+) -> Stopped {
+    let mut buffer = Vec::with_capacity(CHUNK_BYTES);
+    loop {
+        match read.read_buf(&mut buffer).await {
+            Ok(0) => return Stopped::Ended("closed".into()),
+            Ok(_) => {}
+            Err(error) => return Stopped::Ended(error.to_string()),
+        }
         let Some(end) = buffer.iter().rposition(|byte| *byte == b'\n') else {
             if buffer.len() > REPLY_BYTES_MAX {
-                return format!("a line is longer than {REPLY_BYTES_MAX} bytes");
+                return Stopped::Unreadable(format!("a line is longer than {REPLY_BYTES_MAX} bytes"));
             }
             continue;
         };
@@ -142,10 +172,10 @@ async fn read_lines(
             Ok(replies) => {
                 let known = replies.into_iter().flatten().collect();
                 if incoming.send((id, Incoming::Replies(known))).await.is_err() {
-                    return "the client has ended".into();
+                    return Stopped::Ended("the client has ended".into());
                 }
             }
-            Err(error) => return format!("what came is no message: {error}"),
+            Err(error) => return Stopped::Unreadable(error.to_string()),
         }
     }
 }
@@ -172,7 +202,11 @@ fn start_channels(
     });
     let reader = tokio::spawn(async move {
         while let Some(line) = replies.recv().await {
-            let Ok(reply) = Reply::decode(&line) else { break };
+            let Ok(reply) = Reply::decode(&line) else {
+                let _ = incoming.send((id, Incoming::Unreadable)).await;
+                while replies.recv().await.is_some() {}
+                break;
+            };
             if incoming.send((id, Incoming::Replies(reply.into_iter().collect()))).await.is_err() {
                 return;
             }

@@ -326,6 +326,8 @@ pub struct DecodeError {
     pub reason: Reason,
     /// What was wrong, for people; quotes no secret.
     pub detail: String,
+    /// The partition, if it was named.
+    pub partition: Option<u32>,
     /// The correlation id, if there was one.
     pub id: Option<String>,
     /// The session, if it was named.
@@ -478,12 +480,13 @@ fn number(what: &str, value: u64, max: u64) -> Result<(), (Reason, String)> {
 impl DecodeError {
     /// A refusal that does not say of which message.
     pub fn of(reason: Reason, detail: String) -> Self {
-        Self { reason, detail, id: None, session: None, seq: None, token: None }
+        Self { reason, detail, partition: None, id: None, session: None, seq: None, token: None }
     }
 
     /// The same refusal, of this message.
     pub fn naming(mut self, request: &Request) -> Self {
         use RequestBody as B;
+        self.partition = Some(request.partition);
         self.session = request.auth.as_ref().map(|auth| auth.session);
         (self.id, self.seq, self.token) = match &request.body {
             B::Open(Open { id, .. })
@@ -505,10 +508,12 @@ impl DecodeError {
         let value = serde_json::from_slice(bytes).unwrap_or(serde_json::Value::Null);
         let inner = KINDS.iter().find_map(|kind| value.get(kind));
         let number = |name: &str| inner?.get(name)?.as_u64().filter(|n| *n <= INTEGER_MAX);
+        let partition = value.get("partition").and_then(serde_json::Value::as_u64);
         let id = inner.and_then(|inner| inner.get("id")?.as_str()).filter(|id| id.len() <= ID_BYTES_MAX);
         Self {
             reason,
             detail,
+            partition: partition.and_then(|partition| u32::try_from(partition).ok()),
             id: id.filter(|id| !id.chars().any(char::is_control)).map(str::to_owned),
             session: value.get("session").and_then(serde_json::Value::as_u64).filter(|n| *n <= INTEGER_MAX),
             seq: number("seq"),

@@ -1,5 +1,6 @@
 //! That a folder is read as it lies: segments, the durable mark, bodies of checkpoints, an end that is not finished.
 
+use super::super::folder::Folder;
 use super::super::{Progress, Promise, Report, VerifyError, verify_folder};
 use super::story::story;
 use crate::log::chain::hash_of;
@@ -66,7 +67,8 @@ fn segments_are_one_log() {
 #[test]
 fn other_files_are_let_be() {
     let (dir, _) = written(&[0], 54);
-    for name in ["lock", "durable.tmp", "1.log", "notes.txt", "checkpoint-00000000000000000020.manifest"] {
+    for name in ["lock", "durable.tmp", "1.log.tmp", "notes.txt", "checkpoint-00000000000000000020.manifest"]
+    {
         fs::write(dir.path().join(name), "x").unwrap();
     }
     assert!(verify(dir.path()).is_ok());
@@ -156,10 +158,10 @@ fn a_broken_promise_above_the_mark_is_one() {
     log.event(22)["claims"][0]["floor"] = 22.into();
     fs::write(segment(dir.path(), 0), text(&log.seal())).unwrap();
     assert_eq!(refused(dir.path()), (22, 23, FIRST.to_owned(), Promise::Fencing));
-    // Nor is a field of a newer arbiter the end of a write.
+    // What the format does not know is no record: a start cuts it there, too.
     log.event(22)["more"] = 1.into();
     fs::write(segment(dir.path(), 0), text(&log.seal())).unwrap();
-    assert_eq!(refused(dir.path()), (22, 23, FIRST.to_owned(), Promise::Understood));
+    assert_eq!(verify(dir.path()).unwrap().folder.unwrap().unfinished.unwrap().after_index, 21);
 }
 
 #[test]
@@ -193,7 +195,7 @@ fn segments_are_named_by_their_first_records() {
     assert_eq!(refused(dir.path()).0, 20);
     let (dir, _) = written(&[0], 54);
     fs::rename(segment(dir.path(), 0), segment(dir.path(), 1)).unwrap();
-    assert_eq!(refused(dir.path()), (0, 1, "00000000000000000001.log".to_owned(), Promise::Evidence));
+    assert_eq!(refused(dir.path()), (1, 1, "00000000000000000001.log".to_owned(), Promise::Evidence));
 }
 
 #[test]
@@ -214,10 +216,75 @@ fn a_checkpoint_is_what_its_record_says() {
     fs::write(&body, "body").unwrap();
     assert_eq!(verify(dir.path()).unwrap().folder.unwrap().checkpoint_bodies, 0, "no manifest yet");
     fs::write(body.with_extension("manifest"), "{}").unwrap();
+    assert_eq!(verify(dir.path()).unwrap().folder.unwrap().checkpoint_bodies, 0, "nobody starts there");
+    fs::write(body.with_extension("manifest"), manifest(20, 30)).unwrap();
     assert_eq!(verify(dir.path()).unwrap().folder.unwrap().checkpoint_bodies, 1);
     fs::write(&body, "bodi").unwrap();
     let name = "checkpoint-00000000000000000020.jsonl".to_owned();
     assert_eq!(refused(dir.path()), (30, 0, name, Promise::Evidence));
+}
+
+fn manifest(of: u64, index: u64) -> String {
+    let (place, hash) = (serde_json::json!({"segment": 0, "offset": 0}), hash_of(b""));
+    let manifest = serde_json::json!({"of": of, "of_hash": hash, "after": place, "index": index, "hash": hash,
+        "position": place, "body_hash": hash});
+    format!("{manifest}\n")
+}
+
+#[test]
+fn the_mark_is_not_behind_a_segment_or_a_checkpoint() {
+    let (dir, lines) = written(&[0, 20, 40], 39);
+    assert!(verify(dir.path()).is_ok());
+    mark(dir.path(), 38, &lines);
+    assert_eq!(refused(dir.path()), (39, 0, "durable".to_owned(), Promise::OnTheRecord));
+    fs::write(dir.path().join("durable"), format!("{:<127}\n", "{\"index\":null,\"hash\":null}")).unwrap();
+    assert_eq!(refused(dir.path()), (39, 0, "durable".to_owned(), Promise::OnTheRecord));
+    let (dir, lines) = written(&[0], 30);
+    fs::write(dir.path().join("checkpoint-00000000000000000020.manifest"), manifest(20, 30)).unwrap();
+    assert!(verify(dir.path()).is_ok());
+    mark(dir.path(), 29, &lines);
+    assert_eq!(refused(dir.path()), (30, 0, "durable".to_owned(), Promise::OnTheRecord));
+}
+
+#[test]
+fn a_log_may_grow_meanwhile() {
+    let (dir, lines) = written(&[0, 20], 19);
+    fs::write(segment(dir.path(), 20), text(&lines[20..30])).unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    // What comes between the mark and the records: more of them, another segment, a checkpoint, a higher mark.
+    fs::write(segment(dir.path(), 20), text(&lines[20..50])).unwrap();
+    fs::write(segment(dir.path(), 50), text(&lines[50..])).unwrap();
+    fs::write(dir.path().join("checkpoint-00000000000000000020.manifest"), manifest(20, 30)).unwrap();
+    mark(dir.path(), 54, &lines);
+    let report = folder.verify(&mut |_| {}).unwrap();
+    assert_eq!((report.last_index, report.folder.unwrap().durable_index), (49, Some(19)));
+}
+
+#[test]
+fn a_log_file_that_is_no_segment_is_damage() {
+    let (dir, _) = written(&[0], 54);
+    fs::write(dir.path().join("1.log"), "").unwrap();
+    assert_eq!(refused(dir.path()), (55, 0, "1.log".to_owned(), Promise::Evidence));
+}
+
+#[test]
+fn the_first_record_is_that_of_the_name() {
+    let (dir, lines) = written(&[0], 54);
+    // Record 1 where the genesis should be; then a segment of its own, and nothing before it.
+    fs::write(segment(dir.path(), 0), text(&lines[1..])).unwrap();
+    assert_eq!(refused(dir.path()), (0, 1, FIRST.to_owned(), Promise::Evidence));
+    fs::rename(segment(dir.path(), 0), segment(dir.path(), 1)).unwrap();
+    assert_eq!(refused(dir.path()), (1, 1, "00000000000000000001.log".to_owned(), Promise::Evidence));
+}
+
+#[test]
+fn a_folder_without_a_segment_is_a_log_if_its_mark_says_so() {
+    let (dir, lines) = written(&[0], 54);
+    fs::remove_file(segment(dir.path(), 0)).unwrap();
+    assert_eq!(refused(dir.path()), (0, 0, "durable".to_owned(), Promise::OnTheRecord));
+    fs::write(dir.path().join("durable"), format!("{:<127}\n", "{\"index\":null,\"hash\":null}")).unwrap();
+    assert_eq!(verify(dir.path()).unwrap().records, 0);
+    mark(dir.path(), 0, &lines);
 }
 
 #[test]

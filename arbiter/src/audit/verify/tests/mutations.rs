@@ -60,11 +60,31 @@ const MUTATIONS: &[Mutation] = &[
         log.0[1]["epoch"] = json!(0);
     }),
     // What nobody knows.
-    ("an unknown event", 9, Understood, |log| log.0[9]["events"] = json!([{"committed": {}}])),
-    ("an unknown command", 9, Understood, |log| *log.command(9) = json!("drain")),
-    ("an unknown field of a record", 9, Understood, |log| log.0[9]["note"] = json!(1)),
-    ("an unknown field of an event", 6, Understood, |log| log.event(6)["note"] = json!(1)),
-    ("an unknown word for a mode", 6, Understood, |log| log.event(6)["claims"][0]["mode"] = json!("intent")),
+    ("an unknown event", 9, Evidence, |log| log.0[9]["events"] = json!([{"committed": {}}])),
+    ("an unknown command", 9, Evidence, |log| *log.command(9) = json!("drain")),
+    ("an unknown field of a record", 9, Evidence, |log| log.0[9]["note"] = json!(1)),
+    ("an unknown field of an event", 6, Evidence, |log| log.event(6)["note"] = json!(1)),
+    ("an unknown word for a mode", 6, Evidence, |log| log.event(6)["claims"][0]["mode"] = json!("intent")),
+    ("a renewal twice in a record", 32, Evidence, |log| log.0[32]["renewed"] = json!([[A, 1], [A, 2]])),
+    ("renewals whose sessions fall", 32, Evidence, |log| log.0[32]["renewed"] = json!([[B, 1], [A, 1]])),
+    ("a name too long", 9, Evidence, |log| {
+        let claims = exclusive(&"x".repeat(257));
+        log.replace(9, acquire(A, 2, claims.clone()), queued(A, 2, claims));
+    }),
+    ("a control character in a text", 38, Evidence, |log| log.command(38)["pause"]["by"] = json!("o\u{7f}p")),
+    ("a priority too high", 8, Evidence, |log| {
+        log.command(8)["acquire"]["priority"] = json!(10);
+        log.event(8)["priority"] = json!(10);
+    }),
+    ("a wait too long", 7, Evidence, |log| log.command(7)["acquire"]["wait_ms"] = json!(31_622_400_001_u64)),
+    ("an integer that is not exact everywhere", 16, Evidence, |log| {
+        log.command(16)["attach"]["n"] = json!(1_u64 << 53);
+        log.event(16)["n"] = json!(1_u64 << 53);
+    }),
+    ("a capacity of nothing in a rule", 2, Evidence, |log| {
+        log.event(2)["rules"][0]["capacity"] = json!(0);
+    }),
+    ("a session that may have no request", 2, Evidence, |log| log.event(2)["in_flight_max"] = json!(0)),
     ("a field that is missing", 6, Evidence, |log| drop(log.event(6).as_object_mut().unwrap().remove("seq"))),
     // Exclusion.
     ("two exclusive holders", 9, Exclusion, |log| {
@@ -160,6 +180,14 @@ const MUTATIONS: &[Mutation] = &[
         log.replace(11, json!("advance"), granted(B, 1, held("q", "exclusive", None, 1, 11)));
         log.event(11)["wait_ms"] = json!(30_000);
     }),
+    ("a policy between an activation and a waiter that can be granted", 12, Order, |log| {
+        let policy = log.0[2]["events"].clone();
+        let started = json!([{"epoch_started": {"epoch": 2, "incarnation": "99".repeat(16), "rules": 1}}]);
+        log.replace(11, json!("activate"), started);
+        log.0[11]["epoch"] = json!(2);
+        log.replace(12, json!("policy"), policy);
+        log.0[12]["epoch"] = json!(2);
+    }),
     // Withheld.
     ("a grant while paused", 39, Withheld, |log| {
         let events = granted(C, 6, held("free", "exclusive", None, 1, 39));
@@ -180,6 +208,10 @@ const MUTATIONS: &[Mutation] = &[
             .as_array_mut()
             .unwrap()
             .push(json!({"delayed": {"resource": "delay/x", "until": at(23_300)}}));
+    }),
+    ("a delay said twice", 34, Withheld, |log| {
+        let delayed = log.0[34]["events"][1].clone();
+        log.0[34]["events"].as_array_mut().unwrap().push(delayed);
     }),
     ("a delay that the rule does not have", 42, Withheld, |log| {
         log.0[42]["events"]
@@ -215,7 +247,12 @@ const MUTATIONS: &[Mutation] = &[
     ("a waiter granted twice", 23, Once, |log| {
         log.replace(23, json!("advance"), granted(B, 1, held("r", "exclusive", None, 1, 23)));
     }),
-    ("more live requests than a session may have", 27, Once, |log| log.event(3)["in_flight_max"] = json!(2)),
+    ("more live requests than a session may have", 22, Once, |log| {
+        (2..6).for_each(|at| log.event(at)["in_flight_max"] = json!(2));
+    }),
+    ("a session opened for more requests than the policy says", 3, Decision, |log| {
+        log.event(3)["in_flight_max"] = json!(5)
+    }),
     ("a key that opens two sessions", 9, Once, |log| {
         let (command, events) = (log.0[3]["command"].clone(), log.0[3]["events"].clone());
         log.replace(9, command, events);
@@ -326,6 +363,16 @@ const MUTATIONS: &[Mutation] = &[
         log.command(40)["gone"]["n"] = json!(0);
         log.event(40)["n"] = json!(0);
     }),
+    ("a revoked grant undone", 25, Suspension, |log| {
+        log.replace(
+            25,
+            json!({"gone": {"session": B, "n": 1, "seq": 1, "cause": "returned"}}),
+            json!([{"suspended": {"session": B, "seq": 1, "token": 17}}]),
+        );
+    }),
+    ("unreachable for a reply that names a request", 40, Decision, |log| {
+        log.command(40)["gone"]["seq"] = json!(9);
+    }),
     // Placement.
     ("a resource of another partition", 6, Placement, |log| {
         log.event(0)["partitions"] = json!(4);
@@ -407,14 +454,14 @@ const MUTATIONS: &[Mutation] = &[
         log.command(7)["acquire"]["wait_ms"] = json!(0);
         log.event(7)["wait_ms"] = json!(0);
     }),
-    ("a resource claimed twice in a request", 9, Decision, |log| {
+    ("a resource claimed twice in a request", 9, Evidence, |log| {
         let claims = json!([{"resource": "a", "mode": "exclusive"}, {"resource": "a", "mode": "shared"}]);
         log.replace(9, acquire(A, 2, claims.clone()), queued(A, 2, claims));
     }),
-    ("a request without a claim", 9, Decision, |log| {
+    ("a request without a claim", 9, Evidence, |log| {
         log.replace(9, acquire(A, 2, json!([])), queued(A, 2, json!([])))
     }),
-    ("permits without the mode", 9, Decision, |log| {
+    ("permits without the mode", 9, Evidence, |log| {
         let claims = json!([{"resource": "a", "mode": "shared", "permits": 1}]);
         log.replace(9, acquire(A, 2, claims.clone()), queued(A, 2, claims));
     }),
@@ -422,7 +469,7 @@ const MUTATIONS: &[Mutation] = &[
         let events = granted(A, 2, held("ops/x", "exclusive", None, 1, 9));
         log.replace(9, acquire(A, 2, exclusive("ops/x")), events);
     }),
-    ("a refusal for no reason of a request's", 37, Decision, |log| {
+    ("a refusal for no reason of a request's", 37, Evidence, |log| {
         log.event(37)["reason"] = json!("lease_expired")
     }),
     ("a refusal of another request than asked", 37, Decision, |log| log.event(37)["seq"] = json!(5)),
@@ -458,13 +505,34 @@ const MUTATIONS: &[Mutation] = &[
     ("a session opened with another key", 3, Decision, |log| log.event(3)["key_hash"] = json!(Hash([9; 32]))),
     ("a session opened for another principal", 3, Decision, |log| log.event(3)["principal"] = json!("root")),
     ("a longer lease than asked", 3, Decision, |log| log.event(3)["lease_ms"] = json!(10_001)),
+    ("a shorter lease than asked", 3, Decision, |log| log.event(3)["lease_ms"] = json!(9_999)),
     ("a longer lease than the policy allows", 3, Decision, |log| {
         log.0[2]["events"][0]["policy"]["lease_ms_max"] = json!(9_999)
+    }),
+    ("a revoked grant cancelled as if it were not", 25, Decision, |log| {
+        log.replace(
+            25,
+            json!({"cancel": {"session": B, "seq": 1}}),
+            json!([{"released": {"token": 17, "reason": "cancelled"}}]),
+        );
+    }),
+    ("a tick that revokes before it ends a wait", 29, Decision, |log| {
+        log.0[29]["events"].as_array_mut().unwrap().reverse();
+    }),
+    ("an operator named for a hold limit", 29, Decision, |log| {
+        log.0[29]["events"][1]["revoking"]["by"] = json!("op");
+    }),
+    ("no operator named for a forced release", 49, Decision, |log| {
+        drop(log.event(49).as_object_mut().unwrap().remove("by"))
     }),
     ("an address for another session", 16, Decision, |log| log.event(16)["session"] = json!(A)),
     ("unreachable twice", 41, Decision, |log| {
         let (command, events) = (log.0[40]["command"].clone(), log.0[40]["events"].clone());
         log.replace(41, command, events);
+    }),
+    ("a pause of what is paused", 39, Decision, |log| {
+        let (command, events) = (log.0[38]["command"].clone(), log.0[38]["events"].clone());
+        log.replace(39, command, events);
     }),
     ("a pause by somebody else", 38, Decision, |log| log.event(38)["by"] = json!("another")),
     ("a resume of what was not paused", 23, Decision, |log| {
@@ -552,6 +620,42 @@ fn a_changed_line_is_seen_in_it_or_in_the_next() {
             let index = index as u64;
             assert!(found == index || found == index + 1, "byte {at} of line {index}: {found} {promise}");
         }
+    }
+}
+
+#[test]
+fn a_field_that_says_nothing_is_left_out() {
+    let with = |field: &str| {
+        let lines = story().seal();
+        let line = String::from_utf8(lines[9].clone()).unwrap();
+        line.replace("\"barrier\"", &format!("\"barrier\",{field}")).into_bytes()
+    };
+    for field in [
+        "\"events\":[]",
+        "\"events\":null",
+        "\"renewed\":[]",
+        "\"renewed\":null",
+        "\"upto\":null",
+        "\"epoch\":1",
+    ] {
+        assert_eq!(refused(|lines| lines[9] = with(field)), (9, Evidence), "{field}");
+    }
+    // A default said, a field's value as a list, and a plain command as an object: parsers take them.
+    for (at, said, instead) in [
+        (6, "\"seq\":1,", "\"seq\":1,\"priority\":0,"),
+        (9, "\"barrier\"", "{\"barrier\":null}"),
+        (10, "{\"session\":3,\"token\":6}", "[3,6]"),
+        (24, "\"by\":\"op\"}", "\"by\":\"op\",\"now\":false}"),
+        (9, "{\"index\"", "\r{\"index\""),
+        (9, "{\"index\"", " {\"index\""),
+        (9, ",\"command\"", ",\r\"command\""),
+    ] {
+        let found = refused(|lines| {
+            let line = String::from_utf8(lines[at].clone()).unwrap();
+            assert!(line.contains(said), "{line}");
+            lines[at] = line.replacen(said, instead, 1).into_bytes();
+        });
+        assert_eq!(found, (at as u64, Evidence), "{instead}");
     }
 }
 

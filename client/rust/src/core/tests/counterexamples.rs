@@ -165,6 +165,28 @@ fn c45_an_alive_judges_up_to_its_index() {
 }
 
 #[test]
+fn c45_a_grant_that_an_alive_misses_is_over_whichever_copy_comes_later() {
+    // Not seen before: it is asked what became of it, and a late copy on an earlier connection is no answer.
+    let mut c = Script::asked(None);
+    c.queued(1, 105);
+    c.pass(15 * SECOND);
+    c.alive(1, 120, &[], &[]);
+    c.granted(1, 110);
+    assert!(!c.believes(110));
+    c.hear(121, Some(SESSION), ReplyBody::Released(Released { token: 110, reason: Reason::HoldLimit }));
+    assert!(c.events.contains(&Event::Ended { request: 1, end: End::Lost(Reason::HoldLimit) }));
+    // Seen outside the lease: it never goes back to being asked for.
+    let mut c = Script::asked(None);
+    c.pass(58 * SECOND);
+    let sent = c.kept_alive();
+    c.granted(1, 110);
+    c.alive(*sent.last().unwrap(), 120, &[], &[]);
+    assert!(c.events.contains(&Event::Ended { request: 1, end: End::Lost(Reason::Ended) }));
+    c.granted(1, 110);
+    assert!(!c.believes(110));
+}
+
+#[test]
 fn c49_no_number_is_w_or_more_above_the_lowest_unanswered() {
     shown_by(Planted::WindowIgnored, |planted| {
         let mut c = Script::new(planted);

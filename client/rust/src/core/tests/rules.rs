@@ -303,3 +303,27 @@ fn an_open_at_which_nothing_is_heard_wants_another_address() {
     c.opened();
     assert!(c.attached().contains(&1));
 }
+
+#[test]
+fn a_wait_limit_that_is_over_for_want_of_room_is_not_the_arbiters_silence() {
+    for answers in [true, false] {
+        let mut c = Script::new(None);
+        c.acquire(1);
+        c.opened_as(SESSION, 1);
+        c.granted(1, 110);
+        let claims = vec![Claim::exclusive(ResourceName::new("r").unwrap())];
+        c.core.acquire(c.now, 2, Ask { claims, wait: Some(Duration::from_secs(30)), ..Ask::default() });
+        c.drain();
+        c.pass(16 * SECOND);
+        if answers {
+            c.alive(1, 111, &[(1, 110)], &[]);
+        }
+        c.pass(15 * SECOND);
+        if answers {
+            c.alive(2, 112, &[(1, 110)], &[]);
+        }
+        c.pass(3 * SECOND);
+        let end = if answers { End::Ended(Reason::WaitLimit) } else { End::NoAnswer };
+        assert!(c.events.contains(&Event::Ended { request: 2, end }), "{answers}: {:?}", c.events);
+    }
+}
