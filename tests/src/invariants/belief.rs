@@ -3,6 +3,7 @@
 
 use super::{Checked, Ledger, broken};
 use arbiterq_client::wire::{LogId, Reason, Token};
+use std::collections::BTreeSet;
 
 const NAME: &str = "belief";
 
@@ -38,6 +39,19 @@ pub fn lost(ledger: &Ledger, client: usize, token: Token, reason: Reason) -> Che
         true => Ok(()),
         false => {
             broken(NAME, format!("client {client} takes {token} for lost ({reason}), which is in force"))
+        }
+    }
+}
+
+/// A client believes in a grant: not in one whose loss it was told of, whether or not it knew of the grant then.
+///
+/// That is more than the promise: what is revoked passes on a lease later, and every `alive` names it until then. So
+/// nobody else holds what is believed in spite of its loss, but its client was told to stop and does not.
+pub fn in_spite_of_loss(lost: &BTreeSet<Token>, client: usize, token: Token) -> Checked {
+    match lost.contains(&token) {
+        false => Ok(()),
+        true => {
+            broken(NAME, format!("client {client} believes that it holds {token}, after its loss was told"))
         }
     }
 }

@@ -19,6 +19,8 @@ use std::time::Duration;
 const BATCH_MAX: usize = 256;
 /// A tick or an append older than this is a failure.
 const OVERDUE: Duration = Duration::from_secs(3);
+/// Connections of a client that it keeps the order of.
+const WAYS_MAX: usize = 4;
 /// Where wall clocks begin: long after the genesis.
 const WALL: u64 = 1_700_000_000 * SECOND;
 
@@ -40,7 +42,8 @@ pub(super) struct Arbiter {
     pub(super) deliver_due: bool,
     wake_at: u64,
     last_post: u64,
-    last_reply: Vec<u64>,
+    /// By client, when the last reply to each of its newest connections is there.
+    last_reply: Vec<Vec<(u64, u64)>>,
     pub(super) last_record_at: u64,
     principal: Principal,
     /// Which of all activations, and how much of the log it had read when it began.
@@ -457,11 +460,21 @@ impl World {
         let life = own.life;
         if let Some(client) = super::wires::client_of(&outgoing.to) {
             if own.last_reply.len() <= client.0 {
-                own.last_reply.resize(client.0 + 1, 0);
+                own.last_reply.resize(client.0 + 1, Vec::new());
             }
-            let after = own.last_reply[client.0];
+            // In order on each connection, or in a topic's one partition for the client.
+            let way = if self.mix.store == Store::Topic { 0 } else { client.1 };
+            let ways = &mut own.last_reply[client.0];
+            let which = ways.iter().position(|(other, _)| *other == way).unwrap_or_else(|| {
+                if ways.len() == WAYS_MAX {
+                    ways.remove(0);
+                }
+                ways.push((way, 0));
+                ways.len() - 1
+            });
+            let after = ways[which].1;
             let at = self.reply_leaves(arbiter, life, client, outgoing, after);
-            self.arbiters[arbiter].last_reply[client.0] = at;
+            self.arbiters[arbiter].last_reply[client.0][which].1 = at;
         }
     }
 

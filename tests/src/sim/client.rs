@@ -10,8 +10,10 @@ use arbiterq::partition::Address;
 use arbiterq_client::core::{
     Address as Place, Ask, Event as Told, Output, RequestId, SessionConfig, SessionCore,
 };
-use arbiterq_client::wire::{Claim, ForceRelease, Granted, Request, RequestBody, SessionKey, Token};
-use std::collections::BTreeMap;
+use arbiterq_client::wire::{
+    Claim, ForceRelease, Granted, Reply, ReplyBody, Request, RequestBody, SessionKey, Token,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,13 @@ pub(super) struct Client {
     pub(super) paused_until: u64,
     /// Until then it hears late.
     pub(super) slow_until: u64,
+    /// What comes on a connection up to this one comes late.
+    pub(super) old_connection: u64,
+    /// Until then it hears what earlier connections still bring.
+    pub(super) lingers_until: u64,
+    /// The highest epoch that it has heard of, and the grants that it was told are lost.
+    heard: u64,
+    lost: BTreeSet<Token>,
     /// Its open reply queues, or connections; the last is the present one.
     pub(super) connections: Vec<u64>,
     address: Option<Address>,
@@ -74,6 +83,10 @@ impl Client {
             rate: dice.between(970, 1035),
             paused_until: 0,
             slow_until: 0,
+            old_connection: 0,
+            lingers_until: 0,
+            heard: 0,
+            lost: BTreeSet::new(),
             connections: Vec::new(),
             address: None,
             connecting: false,
@@ -146,6 +159,8 @@ impl World {
         client.connecting = false;
         client.connections.clear();
         client.address = None;
+        client.heard = 0;
+        client.lost.clear();
         let life = client.life;
         self.note(|| format!("client {number} starts, life {life}"));
         self.connect_soon(number, 2 * MS);
@@ -171,14 +186,7 @@ impl World {
         client.address = None;
         let ended = std::mem::take(&mut client.connections);
         self.believers.retain(|_, believer| *believer != number);
-        // Sockets of a process that ended say so, after what it had sent.
-        if self.mix.store == Store::File {
-            for connection in ended {
-                let at = self.clients[number].last_arrive.max(self.now) + 200;
-                let address = Arc::from(format!("c{number}.{connection}"));
-                self.at(at, Event::Closed { address });
-            }
-        }
+        self.sockets_end(number, ended);
     }
 
     pub(super) fn connect_soon(&mut self, number: usize, delay: u64) {
@@ -360,10 +368,11 @@ impl World {
             }
         }
         let now = self.now;
+        let mut dropped = Vec::new();
         let client = &mut self.clients[number];
         let Some(core) = &client.core else { return };
-        if client.connections.len() > 1 && core.settled() {
-            client.connections.drain(..client.connections.len() - 1);
+        if client.connections.len() > 1 && core.settled() && now >= client.lingers_until {
+            dropped = client.connections.drain(..client.connections.len() - 1).collect();
         }
         if let Some(wake) = core.next_wake() {
             let at = client.true_time(wake).max(now + 1);
@@ -372,6 +381,18 @@ impl World {
                 let life = client.life;
                 self.at(at, Event::ClientWake { client: number, life });
             }
+        }
+        self.sockets_end(number, dropped);
+    }
+
+    /// Sockets that their process has closed say so, after what it had sent on them.
+    fn sockets_end(&mut self, number: usize, ended: Vec<u64>) {
+        if self.mix.store != Store::File {
+            return;
+        }
+        for connection in ended {
+            let at = self.clients[number].last_arrive.max(self.now) + 200;
+            self.at(at, Event::Closed { address: Arc::from(format!("c{number}.{connection}")) });
         }
     }
 
@@ -391,6 +412,11 @@ impl World {
         client.last_arrive = client.last_arrive.max(self.now + delay);
         let by_wrong_rule = self.setup.plant == Some(Plant::Around(Around::AnyCloseIsDeath));
         let (at, present) = (client.last_arrive, client.present || by_wrong_rule);
+        let roams = self.phase == Phase::Faulty && self.now < client.lingers_until;
+        if roams && matches!(request.body, RequestBody::Attach(_)) && self.dice.one_in(2) {
+            // The new connection is no better: what follows the attach is late.
+            client.last_arrive += self.dice.between(300 * MS, 2 * SECOND);
+        }
         if double {
             let posted =
                 Posted { from: Some(address.clone()), client: None, present, request: request.clone() };
@@ -408,6 +434,9 @@ impl World {
             Told::Granted { request, granted, .. } => {
                 let checked = belief::believes(&self.watch.ledger, number, granted.token);
                 self.check(checked);
+                let lost = &self.clients[number].lost;
+                let in_spite = belief::in_spite_of_loss(lost, number, granted.token);
+                self.check(in_spite);
                 self.watch.evidence.receipt(granted.token, granted.hash);
                 self.stats.believed += 1;
                 self.believers.insert(granted.token, number);
@@ -446,7 +475,24 @@ impl World {
             if self.clients[number].believes(token, self.now) {
                 let checked = belief::believes(&self.watch.ledger, number, token);
                 self.check(checked);
+                let lost = &self.clients[number].lost;
+                let checked = belief::in_spite_of_loss(lost, number, token);
+                self.check(checked);
             }
+        }
+    }
+
+    /// A reply has come to its client, and has done what it does there.
+    pub(super) fn heard(&mut self, number: usize, reply: &Reply) {
+        let client = &mut self.clients[number];
+        let is_news = reply.epoch >= client.heard;
+        client.heard = client.heard.max(reply.epoch);
+        let ReplyBody::Lost(lost) = &reply.body else { return };
+        let session = client.core.as_ref().and_then(SessionCore::session).map(|(session, _)| session);
+        // What an arbiter of the past says is not heeded, nor what is said to another session.
+        if is_news && reply.session.is_some() && reply.session == session {
+            client.lost.insert(lost.token);
+            self.check_beliefs(number);
         }
     }
 

@@ -103,6 +103,16 @@ impl World {
                     self.connection_closed(&address.into());
                 }
             }
+            Fault::Roam => {
+                let own = &mut self.clients[client];
+                // One at a time.
+                if own.core.is_none() || own.connections.len() != 1 || self.now < own.paused_until {
+                    return false;
+                }
+                own.old_connection = own.connections[0];
+                own.lingers_until = self.now + 3 * SECOND;
+                self.connect_soon(client, 500 * MS);
+            }
             Fault::Vanish => self.clients[client].connections.clear(),
             Fault::Steal => return self.steal(),
             Fault::BrokerRestart => {

@@ -66,6 +66,8 @@ pub enum Fault {
     ClientPause,
     /// A client's connection ends, and with it what was under way.
     Cut,
+    /// A client makes another connection beside one that has become slow, and hears both for a while.
+    Roam,
     /// A reply queue is gone and its client has not noticed.
     Vanish,
     /// The queue goes to another consumer, and the one before does not know yet.
@@ -200,6 +202,7 @@ const BROKER: &[(Fault, u64)] = &[
     (Fault::ClientPause, 5),
     (Fault::Cut, 5),
     (Fault::Vanish, 3),
+    (Fault::Roam, 2),
     (Fault::Steal, 4),
     (Fault::BrokerRestart, 1),
     (Fault::ClockJump, 2),
@@ -225,6 +228,7 @@ const ALONE: &[(Fault, u64)] = &[
     (Fault::ClientCrash, 4),
     (Fault::ClientPause, 5),
     (Fault::Cut, 5),
+    (Fault::Roam, 2),
     (Fault::ClockJump, 2),
     (Fault::IoError, 1),
     (Fault::Rot, 1),
@@ -271,6 +275,13 @@ pub const MIXES: &[Mix] = &[
     Mix {
         name: "revocations",
         work: Work { hold_max: 40, forced: 15, hold: 250 * MS, think: 200 * MS, ..WORK },
+        ..BASE
+    },
+    Mix {
+        name: "roaming",
+        work: Work { hold_max: 70, forced: 15, hold: 400 * MS, think: 150 * MS, ..WORK },
+        faults: &[(Fault::Roam, 8), (Fault::Cut, 2), (Fault::ClientPause, 2), (Fault::ArbiterPause, 1)],
+        every: SECOND / 4,
         ..BASE
     },
     Mix {

@@ -101,7 +101,7 @@ pub const ROWS: &[Row] = &[
     arbiter(16, "act on another activation's tick", Inside::AnyTick, &["zombies"]),
     around(17, "at from the wall clock", Around::WallClock, &["zombies"]),
     arbiter(18, "a hold limit passes the resource on at once", Inside::RevokedAtOnce, &["revocations"]),
-    client(19, "revocation of an unseen grant ignored", AtClient::UnseenRevocationIgnored, &["revocations"]),
+    client(19, "revocation of an unseen grant ignored", AtClient::UnseenRevocationIgnored, &["roaming"]),
     arbiter(20, "a returned grant ends the waiter", Inside::ReturnEnds, &["presence"]),
     arbiter(21, "a returned re-sent grant is undone", Inside::ReturnUndoesAnything, &["presence"]),
     arbiter(22, "a zombie's gone acted on", Inside::AnyGone, &["presence", "zombies"]),

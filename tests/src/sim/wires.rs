@@ -81,7 +81,9 @@ impl World {
     ) -> u64 {
         let noise = self.noise();
         let late = if self.comes("reply_late", noise.reply_late) { self.dice.around(SECOND) } else { 0 };
-        let slow = self.now < self.clients[client].slow_until && self.phase == Phase::Faulty;
+        let own = &self.clients[client];
+        let slow = self.now < own.slow_until || connection <= own.old_connection;
+        let slow = slow && self.phase == Phase::Faulty;
         let late = late + if slow { 200 * MS + self.dice.below(SECOND) } else { 0 };
         let at = after.max(self.now + 150 + self.dice.below(600) + late);
         let returns = self.mix.store == Store::Stream && outgoing.mark.is_some();
@@ -124,6 +126,7 @@ impl World {
             core.reply(mine, &parcel.outgoing.reply);
             let revived = !was_in_force && core.deadline(mine).is_some();
             self.drain(parcel.client);
+            self.heard(parcel.client, &parcel.outgoing.reply);
             if revived {
                 self.check_beliefs(parcel.client);
             }
