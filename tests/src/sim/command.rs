@@ -7,14 +7,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str =
-    "simulate [--seed N] [--runs N] [--hours H] [--mix NAME] [--planted all|ROW|FIRST-LAST] [--budget RUNS] [--quiet]
+    "simulate [--seed N] [--runs N] [--hours H] [--mix NAME] [--planted all|ROW|FIRST-LAST] [--budget RUNS] [--quiet] [--json]
 
   --seed N      the first seed (1); alone, exactly that run, with its trail if a promise breaks
   --runs N      so many seeds from there on
   --hours H     seeds from there on, until so many simulated hours are clean
   --mix NAME    every run of that mix; else each seed's own
   --planted P   plant every wrong rule, or that of one row, and look for a run that notices
-  --budget N    so many runs at most for each planted rule (400)";
+  --budget N    so many runs at most for each planted rule (400)
+  --quiet       no line for each run, and no trail
+  --json        a last line with the sums, as one JSON object";
 
 #[derive(Debug)]
 struct Arguments {
@@ -25,6 +27,7 @@ struct Arguments {
     planted: Option<String>,
     budget: u64,
     quiet: bool,
+    json: bool,
 }
 
 /// Runs the command of this process's arguments.
@@ -47,11 +50,23 @@ pub fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { seed: 1, runs: None, hours: None, mix: None, planted: None, budget: 400, quiet: false };
+    let mut arguments = Arguments {
+        seed: 1,
+        runs: None,
+        hours: None,
+        mix: None,
+        planted: None,
+        budget: 400,
+        quiet: false,
+        json: false,
+    };
     while let Some(name) = given.next() {
         if name == "--quiet" {
             arguments.quiet = true;
+            continue;
+        }
+        if name == "--json" {
+            arguments.json = true;
             continue;
         }
         let value = given.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -85,16 +100,68 @@ fn real_now() -> Instant {
     Instant::now()
 }
 
+/// What this process has computed, in seconds: other processes of the machine do not slow it down.
+fn computed() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The sums of a soak.
+#[derive(Debug, Default)]
+struct Sums {
+    runs: u64,
+    micros: u64,
+    grants: u64,
+    decided: u64,
+    records: u64,
+    violations: u64,
+    vacuous: u64,
+    computed: f64,
+}
+
+impl Sums {
+    fn add(&mut self, ended: &Run) {
+        self.runs += 1;
+        self.micros += ended.micros;
+        self.grants += ended.stats.grants;
+        self.decided += ended.stats.decided;
+        self.records += ended.stats.records;
+        self.violations += u64::from(ended.violation.is_some());
+        self.vacuous += u64::from(ended.vacuous.is_some());
+    }
+
+    fn hours(&self) -> f64 {
+        self.micros as f64 / 3.6e9
+    }
+
+    fn per_second(&self) -> f64 {
+        self.decided as f64 / self.computed.max(1e-9)
+    }
+
+    fn json(&self) -> String {
+        let (hours, rate) = (self.hours(), self.per_second());
+        let Self { runs, decided, grants, violations, vacuous, .. } = self;
+        format!(
+            "{{\"hours\":{hours:.2},\"runs\":{runs},\"commands\":{decided},\"grants\":{grants},\"violations\":{violations},\"vacuous\":{vacuous},\"commands_per_s\":{rate:.0}}}"
+        )
+    }
+}
+
 fn soak(arguments: &Arguments) -> ExitCode {
-    let began = real_now();
+    let (began, computed_before) = (real_now(), computed());
     let runs_max = arguments.runs.unwrap_or(if arguments.hours.is_some() { u64::MAX } else { 1 });
-    let (mut runs, mut micros, mut grants, mut decided, mut records) = (0, 0, 0, 0, 0);
+    let mut sums = Sums::default();
     let mut seed = arguments.seed;
-    while runs < runs_max && arguments.hours.is_none_or(|hours| (micros as f64) < hours * 3.6e9) {
+    while sums.runs < runs_max && arguments.hours.is_none_or(|hours| sums.hours() < hours) {
         let setup = arguments.setup(seed);
         let ended = run(setup);
+        sums.add(&ended);
+        sums.computed = computed() - computed_before;
         if ended.violation.is_some() || ended.vacuous.is_some() {
             print_end(&run_with_trail(setup));
+            if arguments.json {
+                println!("{}", sums.json());
+            }
             return ExitCode::FAILURE;
         }
         if !arguments.quiet {
@@ -115,21 +182,20 @@ fn soak(arguments: &Arguments) -> ExitCode {
                 println!("faults {:?}\nnoise {:?}", stats.faults, stats.noise);
             }
         }
-        runs += 1;
         seed += 1;
-        micros += ended.micros;
-        grants += ended.stats.grants;
-        decided += ended.stats.decided;
-        records += ended.stats.records;
     }
     let seconds = began.elapsed().as_secs_f64();
+    let Sums { runs, grants, records, decided, computed, .. } = sums;
     println!(
-        "clean: {:.2} simulated hours, {runs} runs (seeds {} to {}), {grants} grants, {records} records, {decided} commands decided, {:.0} a second, in {seconds:.1} s",
-        micros as f64 / 3.6e9,
+        "clean: {:.2} simulated hours, {runs} runs (seeds {} to {}), {grants} grants, {records} records, {decided} commands decided, {:.0} a second of one core; {computed:.1} s of it, in {seconds:.1} s",
+        sums.hours(),
         arguments.seed,
         seed - 1,
-        decided as f64 / seconds,
+        sums.per_second(),
     );
+    if arguments.json {
+        println!("{}", sums.json());
+    }
     ExitCode::SUCCESS
 }
 
@@ -192,7 +258,7 @@ fn plant(arguments: &Arguments) -> ExitCode {
     let rows: Vec<&Row> = ROWS.iter().filter(|row| is_wanted(row, wanted)).collect();
     println!("| row | the tempting rule | where | mix | seed | simulated s | caught by | what |");
     println!("|---|---|---|---|---|---|---|---|");
-    let mut missed = 0;
+    let (mut missed, began) = (0, real_now());
     for row in &rows {
         let place = match row.plant {
             Plant::Arbiter(_) => "arbiter",
@@ -220,6 +286,10 @@ fn plant(arguments: &Arguments) -> ExitCode {
             }
         }
     }
-    println!("\n{} planted, {} caught", rows.len(), rows.len() - missed);
+    let (planted, caught, seconds) = (rows.len(), rows.len() - missed, began.elapsed().as_secs_f64());
+    println!("\n{planted} planted, {caught} caught, in {seconds:.1} s");
+    if arguments.json {
+        println!("{{\"rows\":{planted},\"caught\":{caught}}}");
+    }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -13,6 +13,7 @@ use super::{Run, Setup, Stats};
 use crate::invariants::fencing::Write;
 use crate::invariants::ledger::IdMap;
 use crate::invariants::{Checked, Violation, Watch};
+use arbiterq::audit::verify::Verifier;
 use arbiterq::log::chain::{ChainTip, Sealed};
 use arbiterq::partition::{Address, Mark};
 use arbiterq::state::State;
@@ -24,6 +25,8 @@ use std::rc::Rc;
 
 /// Partitions of the simulated service; the run is of the first.
 pub(super) const PARTITIONS: u32 = 2;
+/// See [`crate::invariants::evidence`].
+const VERIFIED_ONE_IN: u64 = 4;
 /// Resources of each mode of use; a mix uses the first of them.
 const NAMES: usize = 64;
 
@@ -182,6 +185,9 @@ impl World {
             violation: None,
             dice,
         };
+        // The binary's verifier takes the log of every fourth seed, and of every run in which it should find something.
+        let verified = setup.plant.is_some() || setup.seed.is_multiple_of(VERIFIED_ONE_IN);
+        world.watch.evidence.verifier = verified.then(Verifier::new);
         let blocks = mix.faults.iter().any(|(fault, _)| *fault == super::mix::Fault::Block);
         world.watch.no_early_expiry.late_max = blocks.then_some(4 * SECOND);
         world.begin();
