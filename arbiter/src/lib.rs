@@ -42,6 +42,7 @@ mod checkpointer;
 pub mod clock;
 pub mod log;
 pub mod partition;
+pub mod planted;
 pub mod serve;
 pub mod settings;
 pub mod state;

@@ -3,6 +3,8 @@
 pub mod binary;
 pub mod contract;
 pub mod fuzz;
+pub mod invariants;
+pub mod sim;
 pub mod strace;
 pub mod verifiers;
 

@@ -3,6 +3,7 @@
 use super::{Address, Answer, Held, Mark, Outgoing, Partition, Read, Release, Source};
 use crate::log::chain::Sealed;
 use crate::log::record::{Command, Event};
+use crate::planted::Planted;
 use crate::state::{Known, Outcome};
 use arbiterq_client::wire::{
     Done, Ended, Lost, Opened, Reason, Refused, Released, Reply, ReplyBody, Seq, SessionEnded, SessionId,
@@ -170,7 +171,7 @@ impl Partition {
 
     fn answer_alive(&mut self, index: u64, session: SessionId) {
         if let Some(alive) = self.state.alive(session) {
-            if self.config.returns {
+            if self.config.returns && !self.plants.has(Planted::GoneByName) {
                 for (_, token) in &alive.held {
                     self.named.entry(*token).and_modify(|count| *count += 1);
                 }
@@ -179,7 +180,7 @@ impl Partition {
         }
     }
 
-    fn answer_request(&mut self, index: u64, session: SessionId, seq: Seq, at: Timestamp) {
+    pub(super) fn answer_request(&mut self, index: u64, session: SessionId, seq: Seq, at: Timestamp) {
         let body = match self.state.known(session, seq) {
             Known::Waiting => self.state.queued(session, seq, at).map(ReplyBody::Queued),
             Known::Held(token) => self.state.granted(token).map(ReplyBody::Granted),
@@ -231,7 +232,7 @@ impl Partition {
     }
 
     /// To the session's address in force at this record.
-    fn tell(&mut self, index: u64, session: SessionId, body: ReplyBody) {
+    pub(super) fn tell(&mut self, index: u64, session: SessionId, body: ReplyBody) {
         let Some(known) = self.state.session(session) else { return };
         let grant = match &body {
             ReplyBody::Granted(granted) => Some((granted.seq, granted.token)),

@@ -3,6 +3,7 @@
 use super::{Address, Answer, Delivery, Partition, Read, Source, Uptime};
 use crate::log::chain::hash_of;
 use crate::log::record::{AcquireCommand, Command, OpenCommand};
+use crate::planted::Planted;
 use crate::state::Known;
 use arbiterq_client::wire::{
     Acquire, Auth, Cause, Done, Gone, KeepAlive, Open, Principal, Reason, Refused, ReplyBody, RequestBody,
@@ -88,7 +89,10 @@ impl Partition {
     ) {
         let session = auth.session;
         let Some(known) = self.state.session(session) else {
-            if session < self.state.tip().next_index {
+            let raises = self.plants.has(Planted::DeadRaised);
+            if raises && let RequestBody::Acquire(acquire) = body {
+                self.raise(acquire, auth, principal, source, now);
+            } else if session < self.state.tip().next_index {
                 self.dead(source, session, now);
             } else {
                 self.refuse(source, Some(session), Reason::NotYours, now);
@@ -102,6 +106,9 @@ impl Partition {
         let (command, otherwise) = match body {
             RequestBody::KeepAlive(keep_alive) => {
                 self.keep_alive(session, &keep_alive);
+                if self.plants.has(Planted::AliveAtOnce) {
+                    self.alive_at_once(session, keep_alive.n);
+                }
                 self.read(source, Answer::Alive(session), now);
                 return;
             }
@@ -122,6 +129,9 @@ impl Partition {
                 let seq = acquire.seq;
                 let answer = Answer::Request(session, seq);
                 if self.state.known(session, seq) != Known::New {
+                    if self.plants.has(Planted::RepeatFromSpeculation) {
+                        self.repeat_at_once(session, seq, now);
+                    }
                     self.read(source, answer, now);
                     return;
                 }
@@ -146,15 +156,17 @@ impl Partition {
     fn keep_alive(&mut self, session: SessionId, keep_alive: &KeepAlive) {
         let counted = self.state.session(session).map_or(u64::MAX, |known| known.n());
         let pending = self.renewals.get(&session).copied().unwrap_or(0);
-        if keep_alive.n > counted.max(pending) {
+        if keep_alive.n > counted.max(pending) || self.renews_again(session, keep_alive.n > pending) {
             self.renewals.insert(session, keep_alive.n);
         }
     }
 
     /// A tick counts once, and only if this activation sent it.
     fn tick(&mut self, tick: &Tick, source: &Source, now: Uptime) {
-        match self.ticks.remove(&tick.nonce) {
+        let any = self.takes_any_tick(tick.at, now);
+        match self.ticks.remove(&tick.nonce).or(any.then_some((tick.at, now))) {
             Some((at, _)) if at == tick.at => {
+                let at = if self.plants.has(Planted::TickAtProcessing) { self.at(now) } else { at };
                 // An older tick that is still under way could only find what this one has found.
                 self.ticks.retain(|_, (other, _)| *other > at);
                 if !self.decide_and_seal(Command::Tick { at }, Some(source), now) {
@@ -170,14 +182,14 @@ impl Partition {
     fn gone(&mut self, gone: &Gone, source: &Source, now: Uptime) {
         let (session, n) = (gone.session, gone.n);
         // They come back in their order, as a rule: it is the first.
-        let Some(sent) = self.gones.iter().position(|nonce| *nonce == gone.nonce) else {
+        let sent = self.gones.iter().position(|nonce| *nonce == gone.nonce);
+        if sent.and_then(|sent| self.gones.remove(sent)).is_none() && !self.takes_any_gone() {
             return self.read(source, Answer::Nothing, now);
-        };
-        self.gones.remove(sent);
+        }
         // Undone only if nothing else that names the grant was ever published, or is held back: then nobody can
         // have seen it.
         let seq = gone.seq.filter(|seq| match self.state.known(session, *seq) {
-            Known::Held(token) => self.named.get(&token) == Some(&1),
+            Known::Held(token) => self.named.get(&token) == Some(&1) || self.undoes_named(token),
             _ => false,
         });
         let command = Command::Gone { session, n, seq, cause: Cause::Returned };
@@ -234,7 +246,9 @@ impl Partition {
         self.reads.push(Read { delivery: Some(source.delivery), answer });
         if self.barrier_due(now) {
             self.seal(Command::Barrier, Vec::new(), now);
-            self.advance(now);
+            if !self.plants.has(Planted::AdvanceOnlyAfter) {
+                self.advance(now);
+            }
         }
     }
 
@@ -256,7 +270,7 @@ impl Partition {
     }
 }
 
-fn acquire_command(session: SessionId, acquire: Acquire) -> Command {
+pub(super) fn acquire_command(session: SessionId, acquire: Acquire) -> Command {
     Command::Acquire(AcquireCommand {
         session,
         seq: acquire.seq,

@@ -14,6 +14,7 @@
 mod answer;
 mod commands;
 mod held;
+mod planted;
 mod role;
 
 pub use held::{Held, Proof};
@@ -21,6 +22,7 @@ pub use role::{ActivateError, Activation, Role, StepDown};
 
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event, Policy, RENEWED_MAX, Record};
+use crate::planted::{Planted, Plants};
 use crate::state::{State, decide};
 use arbiterq_client::wire::{
     Cause, Gone, Hash, Nonce, Principal, Reply, ReplyBody, Request, RequestBody, Seq, SessionId, StatusAsk,
@@ -207,6 +209,7 @@ pub struct Partition {
     /// Whose process ends with which connection.
     present: BTreeMap<SessionId, (Address, u64)>,
     present_at: BTreeMap<Address, BTreeSet<SessionId>>,
+    plants: Plants,
     out: Outputs,
 }
 
@@ -261,8 +264,18 @@ impl Partition {
             named: BTreeMap::new(),
             present: BTreeMap::new(),
             present_at: BTreeMap::new(),
+            plants: Plants::default(),
             out: Outputs::default(),
         }
+    }
+
+    /// Plants a wrong rule, for tests that must notice.
+    #[cfg(any(test, feature = "planted"))]
+    #[must_use]
+    pub fn with_planted(mut self, planted: Option<Planted>) -> Self {
+        self.plants = Plants::of(planted);
+        self.state.plant(self.plants);
+        self
     }
 
     /// What it is at the moment.
@@ -296,6 +309,8 @@ impl Partition {
             return;
         }
         let nonce = self.nonce();
+        let judged_now = self.plants.has(Planted::NamedBefore);
+        let grant = mark.grant.filter(|(_, token)| !judged_now || self.named.get(token) == Some(&1));
         self.gones.push_back(nonce);
         if self.gones.len() > LETTERS_MAX {
             self.gones.pop_front();
@@ -303,7 +318,7 @@ impl Partition {
         self.letter(RequestBody::Gone(Gone {
             nonce,
             session: mark.session,
-            seq: mark.grant.map(|(seq, _)| seq),
+            seq: grant.map(|(seq, _)| seq),
             n: mark.n,
             cause: Cause::Returned,
         }));
@@ -362,7 +377,10 @@ impl Partition {
         let proof = Proof::through(index);
         while let Some(held) = self.held.pop_front_if(|held| held.is_opened_by(&proof)) {
             match held.open(&proof) {
-                Ok(Release::Send(outgoing)) => self.out.sends.push(outgoing),
+                Ok(Release::Send(outgoing)) => {
+                    let outgoing = self.readdressed(outgoing);
+                    self.out.sends.push(outgoing);
+                }
                 Ok(Release::Ack(id)) => self.out.acks.push(id),
                 Err(held) => unreachable!("it was looked at: {held:?}"),
             }
@@ -376,7 +394,8 @@ impl Partition {
     pub fn time(&mut self, now: Uptime) {
         if let Some(limit) = self.config.overdue {
             let append = self.unproven.front().is_some_and(|first| now >= first.appended + limit);
-            let tick = self.ticks.values().any(|(_, sent)| now >= *sent + limit);
+            let tick = self.ticks.values().any(|(_, sent)| now >= *sent + limit)
+                && !self.plants.has(Planted::TickOnce);
             if append || tick {
                 self.step_down(if append { StepDown::AppendOverdue } else { StepDown::TickOverdue });
             }
@@ -391,7 +410,10 @@ impl Partition {
         let at = self.at(now);
         let is_due = self.state.next_deadline().is_some_and(|deadline| deadline <= at);
         let last_sent = self.ticks.values().map(|(_, sent)| *sent).max();
-        if is_due && last_sent.is_none_or(|sent| now >= sent + self.config.tick_resend) {
+        let once = self.plants.has(Planted::TickOnce);
+        if is_due && self.plants.has(Planted::DeadlineWithoutQueue) {
+            self.decide_and_seal(Command::Tick { at }, None, now);
+        } else if is_due && last_sent.is_none_or(|sent| !once && now >= sent + self.config.tick_resend) {
             let nonce = self.nonce();
             self.ticks.insert(nonce, (at, now));
             while self.ticks.len() > TICKS_MAX {
@@ -419,6 +441,7 @@ impl Partition {
         let overdue = self.config.overdue.and_then(|limit| {
             let append = self.unproven.front().map(|first| first.appended);
             let tick = self.ticks.values().map(|(_, sent)| *sent).min();
+            let tick = tick.filter(|_| !self.plants.has(Planted::TickOnce));
             append.into_iter().chain(tick).min().map(|since| since + limit)
         });
         if self.role != Role::Active {
@@ -429,6 +452,8 @@ impl Partition {
         let deadline = self.state.next_deadline().map(|deadline| start + deadline.since(start_at));
         let resend = self.ticks.values().map(|(_, sent)| *sent + self.config.tick_resend).max();
         let tick = deadline.map(|deadline| resend.map_or(deadline, |resend| resend.max(deadline)));
+        let waits = self.plants.has(Planted::TickOnce) && !self.ticks.is_empty();
+        let tick = tick.filter(|_| !waits);
         [barrier, tick, overdue].into_iter().flatten().min()
     }
 
@@ -464,7 +489,9 @@ impl Partition {
         } else if !renewed.is_empty() {
             self.seal_renewed(Command::Barrier, Vec::new(), renewed, at, None);
         }
-        self.advance(now);
+        if makes_record || !self.plants.has(Planted::AdvanceOnlyAfter) {
+            self.advance(now);
+        }
         makes_record
     }
 
@@ -474,7 +501,8 @@ impl Partition {
             && let Some((session, n)) = self.renewals.pop_first()
         {
             // A session may have ended since; its renewal says nothing any more.
-            if self.state.session(session).is_some_and(|known| n > known.n()) {
+            let again = self.renews_again(session, true);
+            if self.state.session(session).is_some_and(|known| n > known.n() || again) {
                 renewed.push((session, n));
             }
         }
@@ -509,6 +537,7 @@ impl Partition {
     ) {
         let tip = self.state.tip();
         let (epoch, upto) = (self.state.epoch(), self.upto.take());
+        let renewed = if self.plants.has(Planted::RenewalsUnlogged) { Vec::new() } else { renewed };
         let record =
             Record { index: tip.next_index, prev: tip.hash, epoch, at, renewed, upto, command, events };
         let sealed = Sealed::new(record);
@@ -523,12 +552,14 @@ impl Partition {
         // The next one is about as long.
         let room = Vec::with_capacity(self.entry.len());
         let entry = std::mem::replace(&mut self.entry, room);
-        if entry.iter().map(|sealed| sealed.line.len() + 1).sum::<usize>() <= ENTRY_BYTES_MAX {
+        let fits = entry.iter().map(|sealed| sealed.line.len() + 1).sum::<usize>() <= ENTRY_BYTES_MAX;
+        if fits && !self.plants.has(Planted::AdvanceOnlyAfter) {
             return self.append(entry, now);
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
         for sealed in entry {
-            if bytes + sealed.line.len() > ENTRY_BYTES_MAX && !records.is_empty() {
+            let apart = self.plants.has(Planted::AdvanceOnlyAfter);
+            if (bytes + sealed.line.len() > ENTRY_BYTES_MAX || apart) && !records.is_empty() {
                 self.append(std::mem::take(&mut records), now);
                 bytes = 0;
             }

@@ -3,6 +3,7 @@
 use super::{Partition, Uptime};
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event, RULES, Record};
+use crate::planted::Planted;
 use arbiterq_client::wire::{Nonce, Timestamp};
 
 /// What a partition is at the moment.
@@ -120,7 +121,9 @@ impl Partition {
             Role::Standby => entry.iter().for_each(|sealed| self.state.fold(sealed)),
             Role::Activating => {
                 let rival = entry.iter().flat_map(|sealed| &sealed.record.events);
-                if rival.clone().any(|event| matches!(event, Event::EpochStarted { .. })) {
+                let has_begun = rival.clone().any(|event| matches!(event, Event::EpochStarted { .. }));
+                let goes_on = has_begun && self.plants.has(Planted::ActivatesOnRival);
+                if has_begun && !goes_on || self.plants.has(Planted::ForeignEndsActivation) {
                     self.step_down(StepDown::Superseded);
                     return;
                 }
@@ -175,7 +178,9 @@ impl Partition {
 
     /// The waiters that can be granted, the policy, and what came early.
     pub(super) fn after_activation(&mut self, now: Uptime) {
-        self.advance(now);
+        if !self.plants.has(Planted::AdvanceOnlyAfter) {
+            self.advance(now);
+        }
         self.seal_policy(now);
         while let Some(delivery) = self.early.pop_front() {
             self.deliver(delivery, now);

@@ -7,10 +7,12 @@ use super::State;
 use super::deadline::due;
 use super::fold::permits_of;
 use super::grant::{Grant, Known, Request};
+use super::line::Turn;
 use super::policy::Limits;
 use super::resource::{Load, Resource, ResourceKey};
 use super::session::{Live, Session};
 use crate::log::record::{AcquireCommand, Command, DUE_MAX, Event, OpenCommand, RECORD_BYTES_MAX};
+use crate::planted::Planted;
 use arbiterq_client::wire::{
     CLAIMS_MAX, Cause, Claim, ClaimGranted, LEASE_MS_MAX, LEASE_MS_MIN, Mode, OwnerRef, Reason, ResourceName,
     Seq, SessionId, Timestamp, Token, partition_of,
@@ -83,7 +85,10 @@ impl Decision<'_> {
         self.events.push(Event::Opened {
             key_hash: open.key_hash,
             lease_ms: open.lease_ms.min(policy.lease_ms_max).max(LEASE_MS_MIN),
-            fail_fast_ms: open.fail_fast_ms,
+            fail_fast_ms: match self.state.plants.has(Planted::EverybodyFailsFast) {
+                true => Some(open.fail_fast_ms.unwrap_or(1000)),
+                false => open.fail_fast_ms,
+            },
             in_flight_max: policy.in_flight_max,
             label: open.label.clone(),
             principal: open.principal.clone(),
@@ -93,14 +98,16 @@ impl Decision<'_> {
     }
 
     fn attach(&mut self, session: SessionId, n: u64, reply_to: Option<&Arc<str>>) {
-        if self.state.session(session).is_some_and(|session| n > session.attached) {
+        let any = self.state.plants.has(Planted::OldAttach);
+        if self.state.session(session).is_some_and(|session| n > session.attached || any) {
             self.events.push(Event::Attached { session, n, reply_to: reply_to.cloned() });
         }
     }
 
     fn acquire(&mut self, acquire: &AcquireCommand) {
         let Some(session) = self.state.session(acquire.session) else { return };
-        if session.requests.known(acquire.seq) != Known::New {
+        let decided = session.requests.known(acquire.seq) != Known::New;
+        if decided && !self.state.plants.has(Planted::OutcomesDropped) {
             return;
         }
         let request = self.request_of(acquire);
@@ -224,6 +231,20 @@ impl Decision<'_> {
     fn release(&mut self, session: SessionId, token: Token) {
         if let Some(grant) = self.state.grant(token).filter(|grant| grant.session() == session) {
             self.events.push(given_back(token, grant, Reason::Released));
+            if self.state.plants.has(Planted::ReleaseGrants) {
+                self.grant_next_to(grant);
+            }
+        }
+    }
+
+    /// The planted bug of 52.
+    fn grant_next_to(&mut self, grant: &Grant) {
+        let lines = grant.claims.iter().filter_map(|claim| {
+            let resource = self.state.resources.get(&ResourceKey::new(&claim.resource))?;
+            resource.line.eligible_from(Turn::FIRST).next().map(|entry| entry.turn())
+        });
+        if let Some(turn) = lines.min() {
+            self.grant_at(turn);
         }
     }
 
@@ -250,9 +271,10 @@ impl Decision<'_> {
     /// Judged by the tick's own moment: what was asked before it was sent has been decided.
     fn tick(&mut self, due_by: Timestamp) {
         let deadlines = &self.state.deadlines;
+        let due_max = if self.state.plants.has(Planted::TickUnbounded) { usize::MAX } else { DUE_MAX };
         let mut ended = BTreeSet::new();
         for id in due(&deadlines.sessions, due_by) {
-            if ended.len() >= DUE_MAX {
+            if ended.len() >= due_max {
                 break;
             }
             let Some(session) = self.state.session(id) else { continue };
@@ -268,7 +290,7 @@ impl Decision<'_> {
             self.events.push(Event::SessionEnded { session: id, reason: session.due().1 });
             lost.into_iter().for_each(|grant| self.delay(grant));
         }
-        let mut room = DUE_MAX - ended.len();
+        let mut room = due_max - ended.len();
         for place in due(&deadlines.waits, due_by) {
             let Some(waiter) = self.state.waiters.get(&place) else { continue };
             let (session, seq) = (waiter.request.session, waiter.request.seq);
@@ -305,7 +327,9 @@ impl Decision<'_> {
 
     fn gone(&mut self, id: SessionId, n: u64, seq: Option<Seq>, cause: Cause) {
         // The address may have been another one since.
-        let Some(session) = self.state.session(id).filter(|session| session.attached == n) else { return };
+        let any = self.state.plants.has(Planted::GoneByName);
+        let is_there = |session: &&Session| session.attached == n || any;
+        let Some(session) = self.state.session(id).filter(is_there) else { return };
         if cause == Cause::Closed {
             self.events.push(Event::SessionEnded { session: id, reason: Reason::ConnectionClosed });
             for (_, live) in session.requests.iter() {
@@ -322,7 +346,10 @@ impl Decision<'_> {
             if let Some(Live::Held(token)) = session.requests.live(seq)
                 && self.state.grant(token).is_some_and(|grant| grant.revoking.is_none())
             {
-                self.events.push(Event::Suspended { session: id, seq, token });
+                self.events.push(match self.state.plants.has(Planted::ReturnEnds) {
+                    true => Event::Released { token, reason: Reason::ConnectionClosed, by: None },
+                    false => Event::Suspended { session: id, seq, token },
+                });
             }
             return;
         }
@@ -336,8 +363,18 @@ impl Decision<'_> {
     /// Grants the first waiter whose turn it is, or ends it if the policy does not allow it any more.
     fn advance(&mut self) {
         let Some(turn) = self.state.first_ready(self.at) else { return };
+        self.grant_at(turn);
+        if self.state.plants.has(Planted::AdvanceGrantsAll) {
+            self.state.ready.iter().filter(|other| **other != turn).for_each(|other| self.grant_at(*other));
+        }
+    }
+
+    fn grant_at(&mut self, turn: Turn) {
         let Some(waiter) = self.state.waiters.get(&turn.place()) else { return };
-        debug_assert!(self.state.can_be_granted(turn, self.at), "{turn:?} cannot be granted");
+        debug_assert!(
+            self.state.can_be_granted(turn, self.at) || self.state.plants.has(Planted::ReleaseGrants),
+            "{turn:?} cannot be granted"
+        );
         let request = &waiter.request;
         let principal = self.state.session(request.session).map(|session| &*session.principal.name);
         let mut claims = Vec::with_capacity(waiter.claims.len());
@@ -374,7 +411,10 @@ impl Decision<'_> {
     /// told that it holds.
     fn revoke(&mut self, token: Token, grant: &Grant, reason: Reason, by: Option<Arc<str>>) {
         let lease_ms = self.state.session(grant.session()).map_or(0, Session::lease_ms);
-        self.events.push(Event::Revoking { token, reason, by, until: self.at.plus_ms(lease_ms) });
+        self.events.push(match self.state.plants.has(Planted::RevokedAtOnce) {
+            true => Event::Released { token, reason, by },
+            false => Event::Revoking { token, reason, by, until: self.at.plus_ms(lease_ms) },
+        });
     }
 
     /// Begins the lock-delays of what was lost, in the place of earlier ones.
@@ -469,6 +509,6 @@ impl State {
         let here = |genesis: &crate::log::record::Genesis| {
             genesis.partitions <= 1 || partition_of(resource, genesis.partitions) == genesis.partition
         };
-        self.genesis.as_ref().is_none_or(here)
+        self.genesis.as_ref().is_none_or(here) || self.plants.has(Planted::AnyPartition)
     }
 }

@@ -14,6 +14,7 @@ use super::session::{Live, Requests, Session};
 use super::table::Resources;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event};
+use crate::planted::Planted;
 use arbiterq_client::wire::{
     Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
 };
@@ -28,21 +29,33 @@ struct Of {
 impl State {
     /// Takes a record that counts: its renewals, then its events.
     pub fn fold(&mut self, sealed: &Sealed) {
-        self.renew(&sealed.record.renewed, sealed.record.at);
+        if self.plants.has(Planted::RenewalsUnnumbered) {
+            self.renew_unnumbered(&sealed.record.renewed, sealed.record.at);
+        } else {
+            self.renew(&sealed.record.renewed, sealed.record.at);
+        }
         self.apply(sealed);
     }
 
     /// Takes renewals that count from `at`. A number that does not rise is ignored.
     pub fn renew(&mut self, renewed: &[(SessionId, u64)], at: Timestamp) {
+        let any = self.plants.has(Planted::AnyRenewal) || self.plants.has(Planted::RenewalsOfActivation);
         for (id, n) in renewed {
             self.change_session(*id, |session| {
-                if *n > session.n {
-                    session.n = *n;
+                if *n > session.n || any {
+                    session.n = session.n.max(*n);
                     session.heard_at = at;
                     session.lease_from = at;
                     session.unreachable_at = None;
                 }
             });
+        }
+    }
+
+    /// The planted bug of 53: that there was a keep-alive is known, and not which.
+    fn renew_unnumbered(&mut self, renewed: &[(SessionId, u64)], at: Timestamp) {
+        for (id, _) in renewed {
+            self.change_session(*id, |session| (session.heard_at, session.lease_from) = (at, at));
         }
     }
 

@@ -29,6 +29,7 @@ pub use session::Session;
 
 use crate::log::chain::ChainTip;
 use crate::log::record::{Genesis, Policy};
+use crate::planted::{Planted, Plants};
 use arbiterq_client::wire::{Hash, Nonce, OwnerRef, ResourceName, Seq, SessionId, Timestamp, Token};
 use deadline::Deadlines;
 use grant::{Request, Waiter};
@@ -69,6 +70,7 @@ pub struct State {
     deadlines: Deadlines,
     /// Exactly the waiters whose turn it is; none while paused.
     ready: BTreeSet<Turn>,
+    plants: Plants,
 }
 
 impl State {
@@ -92,7 +94,14 @@ impl State {
             owned: BTreeSet::new(),
             deadlines: Deadlines::default(),
             ready: BTreeSet::new(),
+            plants: Plants::default(),
         }
+    }
+
+    /// Plants a wrong rule, for tests that must notice.
+    #[cfg(any(test, feature = "planted"))]
+    pub(crate) fn plant(&mut self, plants: Plants) {
+        self.plants = plants;
     }
 
     /// The tip of the chain.
@@ -147,7 +156,14 @@ impl State {
 
     /// What is known of a request number. Of a session that is not live: that nothing of it will be decided.
     pub fn known(&self, session: SessionId, seq: Seq) -> Known {
-        self.session(session).map_or(Known::Forgotten, |session| session.requests.known(seq))
+        self.session(session).map_or(Known::Forgotten, |session| match session.requests.known(seq) {
+            Known::Over(_) if self.plants.has(Planted::OutcomesForgotten) => Known::Forgotten,
+            Known::Over(_) if self.plants.has(Planted::OutcomesDropped) => Known::New,
+            Known::New if self.plants.has(Planted::HighestSeen) && session.requests.highest() > Some(seq) => {
+                Known::Forgotten
+            }
+            known => known,
+        })
     }
 
     /// A grant in force.

@@ -209,6 +209,8 @@ struct Opening {
     first_sent: Option<Micros>,
     /// The address that the first `open` named is not the present one.
     moved: bool,
+    /// When it was first sent to the present address, or another address was last wanted.
+    waiting_since: Option<Micros>,
     next_at: Micros,
     repeats: u32,
 }
@@ -305,7 +307,15 @@ impl SessionCore {
         }
         self.opens += 1;
         let id = format!("o{}", self.opens);
-        let opening = Opening { id, key, first_sent: None, moved: false, next_at: now, repeats: 0 };
+        let opening = Opening {
+            id,
+            key,
+            first_sent: None,
+            moved: false,
+            waiting_since: None,
+            next_at: now,
+            repeats: 0,
+        };
         self.phase = Phase::Opening(opening);
         self.pump(now);
     }

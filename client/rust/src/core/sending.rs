@@ -236,6 +236,7 @@ impl SessionCore {
         match &mut self.phase {
             Phase::Opening(opening) => {
                 opening.moved = opening.first_sent.is_some();
+                opening.waiting_since = None;
                 opening.next_at = now;
             }
             Phase::Open(session) => {
@@ -296,6 +297,13 @@ impl SessionCore {
             opening.first_sent = None;
         }
         opening.first_sent.get_or_insert(now);
+        // An address at which nothing is heard may be gone without our knowing; only another one tells.
+        let waiting_since = opening.waiting_since.get_or_insert(now);
+        if now >= waiting_since.saturating_add(OVERDUE_MAX) {
+            *waiting_since = now;
+            self.outputs.push_back(Output::AttachWanted { fresh: true });
+        }
+        let Phase::Opening(opening) = &mut self.phase else { return };
         let address = self.address.clone().unwrap_or_default();
         let open = Open {
             id: opening.id.clone(),

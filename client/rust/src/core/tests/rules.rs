@@ -286,6 +286,24 @@ fn shutting_down_is_no_answer() {
     assert_eq!(c.acquired(), [1]);
 }
 
+/// Found by the simulator: the address may be gone without the client's knowing, also before there is a session.
+#[test]
+fn an_open_at_which_nothing_is_heard_wants_another_address() {
+    let mut c = Script::new(None);
+    c.acquire(1);
+    c.pass(4 * SECOND);
+    assert!(c.attach_wanted.is_empty(), "an arbiter may be slow");
+    c.pass(10 * SECOND);
+    assert_eq!(c.attach_wanted, [true]);
+    let before = c.opens();
+    c.connect();
+    assert_eq!(c.opens(), 1, "sent again at once, to the new address ({before} before)");
+    assert_eq!(c.attach_wanted, [true], "and nothing more is wanted for a while");
+    assert!(!c.core.settled(), "the first address may be the session's");
+    c.opened();
+    assert!(c.attached().contains(&1));
+}
+
 #[test]
 fn a_wait_limit_that_is_over_for_want_of_room_is_not_the_arbiters_silence() {
     for answers in [true, false] {

@@ -1,0 +1,60 @@
+//! The simulator, as far as there is time for it in every run of the tests: each mix is clean, a seed is a history,
+//! and every invariant is shown to fail by a wrong rule that is planted. `simulate` does the same for hours.
+
+use arbiterq_tests::sim::command::look_for;
+use arbiterq_tests::sim::mix::MIXES;
+use arbiterq_tests::sim::plant::ROWS;
+use arbiterq_tests::sim::{Setup, run};
+
+/// Runs of each mix.
+const RUNS: u64 = 2;
+/// Runs in which a planted rule is to be noticed.
+const BUDGET: u64 = 60;
+
+#[test]
+fn every_mix_is_clean_and_says_something() {
+    for (i, mix) in MIXES.iter().enumerate() {
+        for seed in 0..RUNS {
+            let ended = run(Setup { seed: 1000 * i as u64 + seed, mix: *mix, plant: None });
+            let again = format!("simulate --seed {} --mix {}", ended.setup.seed, mix.name);
+            assert_eq!(ended.violation, None, "{again}");
+            assert_eq!(ended.vacuous, None, "{again}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_a_history() {
+    for seed in 1..4 {
+        let (first, second) = (run(Setup::of_seed(seed)), run(Setup::of_seed(seed)));
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+}
+
+/// Each invariant fails where a rule is wrong that it is there for.
+#[test]
+fn every_invariant_can_fail() {
+    let shown = [
+        ("exclusion", 32),
+        ("on_the_record_first", 55),
+        ("fencing", 26),
+        ("fencing", 40),
+        ("on_the_record_first", 8),
+        ("once", 13),
+        ("once", 46),
+        ("order", 35),
+        ("no_early_expiry", 15),
+        ("no_early_expiry", 33),
+        ("no_loss", 3),
+        ("evidence", 5),
+        ("belief", 10),
+        ("epochs", 6),
+        ("liveness", 28),
+    ];
+    for (invariant, number) in shown {
+        let row = ROWS.iter().find(|row| row.number == number).expect("a row");
+        let caught = look_for(row, 1, BUDGET);
+        let by = caught.map(|caught| caught.invariant);
+        assert_eq!(by, Some(invariant), "row {number}: {}", row.rule);
+    }
+}
