@@ -131,6 +131,16 @@ impl Settings {
                 format!("wanted error, warn, info, debug or trace, or by module: {error}"),
             ));
         }
+        // A word alone is taken for a module by the parser: a misspelt level would say nothing.
+        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        if let Some(word) =
+            self.log.level.split(',').find(|part| !part.contains(['=', '[']) && !is_level(part.trim()))
+        {
+            let text = format!(
+                "{word:?} is no level: wanted error, warn, info, debug or trace, or by module: name=level"
+            );
+            problems.push(("log.level", text));
+        }
         problems.extend(self.check_rules().into_iter().map(|problem| ("rules", problem)));
         problems
     }

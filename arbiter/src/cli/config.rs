@@ -105,7 +105,14 @@ impl ConfigCommand {
                     }
                     return Err(failure(&problems));
                 }
-                output.result("the settings have no problem", &json!({"problems": []}))?;
+                let file = given.config.as_ref().map(|file| format!("{}, ", file.display()));
+                let text = match file {
+                    Some(file) => format!("{file}variables and defaults have no problem"),
+                    None => {
+                        "variables and defaults have no problem; no file was named with --config".to_owned()
+                    }
+                };
+                output.result(&text, &json!({"problems": []}))?;
             }
             Self::Show(given) => show(output, &given.load(global)?)?,
             Self::Explain { key } => explain_keys(output, key.as_deref())?,

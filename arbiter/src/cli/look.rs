@@ -127,6 +127,9 @@ impl Queue {
             output.line(&object.to_string())?;
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(why) = &status.paused {
+            output.line(&format!("granting is paused: {why}"))?;
+        }
         if status.holders.is_empty() {
             output.line(&format!("{} is held by nobody", self.resource))?;
         } else {

@@ -88,6 +88,7 @@ fn each_problem_is_named_with_key_and_source() {
         ("[grant_log]\nsegment_bytes_max = 1", None, "grant_log.segment_bytes_max", "wanted 65536"),
         ("[limits]\nlease_ms_max = 99", None, "limits.lease_ms_max", "wanted 100"),
         ("[log]\nlevel = \"a=b=c\"", None, "log.level", "wanted error, warn"),
+        ("[log]\nlevel = \"shout\"", None, "log.level", "is no level"),
         ("[log]\nformat = \"xml\"", None, "log.format", "\"text\" or \"json\""),
         ("rules = 3", None, "rules", "wanted [[rules]]"),
         ("[[rules]]\ncapacity = 2", None, "rules", "rule 1"),

@@ -55,8 +55,10 @@ const GIVE_BACK: Duration = Duration::from_secs(3);
 /// `run`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: the command's own, or 123 lost while it ran, 124 not granted, 125 another \
-                        failure before it started, 126 not executable, 127 not found, 128+n signal n.\n\
+    after_help = "Exit codes: the command's own, or 123 lost while it ran, 124 not granted; before it started 2 usage, \
+                        69 no arbiter, 77 refused, 78 configuration, 126 not executable, 127 not found, 125 any other \
+                        failure; 128+n signal n. Its process group is stopped with it, and what it leaves there in \
+                        the background, a second after its end.\n\
                         The command gets ARBITER_RESOURCE, ARBITER_TOKEN, ARBITER_FLOOR (several: a line each), \
                         ARBITER_REQUEST and ARBITER_OWNER."
 )]

@@ -137,11 +137,22 @@ impl Wanted<'_> {
                     .part("why", "waiting for it would be waiting for oneself")
                     .help("leave out the inner one: the command is covered by the outer one");
             }
+            ErrorKind::Refused(reason) => {
+                let why = match reason {
+                    Reason::OverCapacity => "more permits than the resource has",
+                    Reason::NotAllowed => "the rules do not let you take it",
+                    Reason::WaitersMax => "as many wait for it as may",
+                    _ => return error.into(),
+                };
+                return Failure::new("refused", exit::REFUSED, format!("{}: {reason}", self.names()))
+                    .part("why", why)
+                    .help("the rules are in the arbiter's settings: whoever operates it can say more");
+            }
             _ => return error.into(),
         };
         let mut failure = Failure::new(error.kind().code(), exit::NOT_GRANTED, what);
-        if let Some(holder) = self.holder(client, partition).await {
-            failure = failure.part("holder", holder);
+        if let Some((label, state)) = self.in_the_way(client, partition).await {
+            failure = failure.part(label, state);
         }
         if let Some(last) = error.position().or(last.as_ref()) {
             let place = ordinal(last.position);
@@ -155,10 +166,14 @@ impl Wanted<'_> {
         })
     }
 
-    async fn holder(&self, client: &Client, partition: u32) -> Option<String> {
+    /// A holder, or that granting is paused.
+    async fn in_the_way(&self, client: &Client, partition: u32) -> Option<(&'static str, String)> {
         for resource in self.resources {
             let status = client.status(partition, StatusWhat::Queue(resource.clone()));
             let status = timeout(LOOK / 3, status).await.ok()?.ok()?;
+            if let Some(why) = status.paused {
+                return Some(("paused", format!("an operator has stopped granting: {why}")));
+            }
             if let Some(holder) = status.holders.first() {
                 let now = arbiterq::clock::Clock::system().wall();
                 let since = Timestamp::from_micros(now.as_micros().saturating_sub(holder.held_ms * 1000));
@@ -167,7 +182,8 @@ impl Wanted<'_> {
                 let since = since.get(11..19).unwrap_or_default();
                 let (label, token) = (&holder.session.label, holder.token);
                 let renewed = ms_for_people(holder.session.renewed_ms);
-                return Some(format!("{label} since {since}Z (lease renewed {renewed} ago, token {token})"));
+                let text = format!("{label} since {since}Z (lease renewed {renewed} ago, token {token})");
+                return Some(("holder", text));
             }
         }
         None
@@ -185,7 +201,7 @@ pub(crate) async fn partition_for(client: &Client, resources: &[ResourceName]) -
 pub(crate) fn label() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| {
         let id = rustix::process::getuid();
-        format!("uid {}", id.as_raw())
+        format!("uid-{}", id.as_raw())
     });
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let pid = std::process::id();
