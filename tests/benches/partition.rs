@@ -129,7 +129,6 @@ fn requests(sessions: Range<SessionId>, seq: u64, next_index: u64) -> Vec<Vec<u8
         of(session, RequestBody::Acquire(acquire))
     });
     let releases = sessions
-        .clone()
         .zip(next_index..)
         .map(|(session, token): (_, Token)| of(session, RequestBody::Release(Release { token })));
     acquires.chain(releases).collect()

@@ -76,7 +76,10 @@ async fn killed_twenty_times_under_load_it_goes_on_and_its_log_is_clean() {
         let verify = move || match both {
             true => both_are_clean(&data),
             false => {
-                vec![verify_folder(&data.join("0"), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))]
+                vec![
+                    verify_folder(&data.join("0"), &[], &mut |_| {})
+                        .unwrap_or_else(|error| panic!("{error}")),
+                ]
             }
         };
         let reports = tokio::task::spawn_blocking(verify).await.unwrap();
