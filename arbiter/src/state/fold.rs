@@ -10,13 +10,13 @@ use super::grant::{Grant, Known, Outcome, Request, Revoking, Waiter};
 use super::line::{Entry, Turn};
 use super::policy::Rules;
 use super::resource::{Delay, Resource, ResourceKey};
-use super::session::{Live, Requests, Session};
+use super::session::{Live, Session};
 use super::table::Resources;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::record::{Command, Event};
 use crate::planted::Planted;
 use arbiterq_client::wire::{
-    Claim, ClaimGranted, Hash, Principal, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
+    Claim, ClaimGranted, Hash, Reason, ResourceName, Seq, SessionId, Timestamp, Token,
 };
 
 /// The record whose events are folded.
@@ -180,36 +180,9 @@ impl State {
     }
 
     fn open(&mut self, event: &Event, of: &Of) {
-        let Event::Opened {
-            key_hash,
-            lease_ms,
-            fail_fast_ms,
-            in_flight_max,
-            label,
-            principal,
-            principal_by,
-            reply_to,
-        } = event
-        else {
-            return;
-        };
-        let session = Session {
-            key_hash: *key_hash,
-            principal: Principal { name: principal.clone(), by: *principal_by },
-            label: label.clone(),
-            lease_ms: *lease_ms,
-            fail_fast_ms: *fail_fast_ms,
-            in_flight_max: *in_flight_max,
-            opened_at: of.at,
-            n: 0,
-            attached: 0,
-            reply_to: reply_to.clone(),
-            heard_at: of.at,
-            lease_from: of.at,
-            unreachable_at: None,
-            requests: Requests::new(*in_flight_max),
-        };
-        self.put_session(of.index, session);
+        if let Some(session) = Session::of(event, of.at) {
+            self.put_session(of.index, session);
+        }
     }
 
     pub(super) fn put_session(&mut self, id: SessionId, session: Session) {
@@ -265,28 +238,14 @@ impl State {
     }
 
     fn queue(&mut self, event: &Event, of: &Of) {
-        let Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value } =
-            event
-        else {
-            return;
-        };
+        let Event::Queued { session, seq, claims, wait_ms, .. } = event else { return };
         if self.known(*session, *seq) != Known::New || self.waiters.contains_key(&of.index) {
             return;
         }
-        let request = Request {
-            session: *session,
-            seq: *seq,
-            owner: *owner,
-            priority: *priority,
-            place: of.index,
-            placed_at: of.at,
-            wait_ms: *wait_ms,
-            wait_until: wait_ms.map(|ms| of.at.plus_ms(ms)),
-            hold_max_ms: *hold_max_ms,
-            reason: reason.clone(),
-            value: value.clone(),
-        };
-        self.put_waiter(Waiter { request, claims: claims.as_slice().into(), suspended: None });
+        let wait_until = wait_ms.map(|ms| of.at.plus_ms(ms));
+        if let Some(request) = Request::of(event, of.index, of.at, wait_until) {
+            self.put_waiter(Waiter { request, claims: claims.as_slice().into(), suspended: None });
+        }
     }
 
     /// A request waits from now on.
@@ -329,11 +288,7 @@ impl State {
     }
 
     fn hold(&mut self, event: &Event, of: &Of) {
-        let Event::Granted { session, seq, owner, claims, priority, hold_max_ms, wait_ms, reason, value } =
-            event
-        else {
-            return;
-        };
+        let Event::Granted { session, seq, claims, hold_max_ms, wait_ms, .. } = event else { return };
         if self.grants.contains(of.index) {
             return;
         }
@@ -347,19 +302,7 @@ impl State {
             }
             Known::Held(_) | Known::Over(_) | Known::Forgotten => return,
         };
-        let request = Request {
-            session: *session,
-            seq: *seq,
-            owner: *owner,
-            priority: *priority,
-            place,
-            placed_at,
-            wait_ms: *wait_ms,
-            wait_until,
-            hold_max_ms: *hold_max_ms,
-            reason: reason.clone(),
-            value: value.clone(),
-        };
+        let Some(request) = Request::of(event, place, placed_at, wait_until) else { return };
         let hold_until = hold_max_ms.map(|ms| of.at.plus_ms(ms));
         let claims = claims.as_slice().into();
         let grant = Grant { request, claims, hash: of.hash, since: of.at, hold_until, revoking: None };

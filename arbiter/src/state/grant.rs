@@ -1,6 +1,7 @@
 //! Requests that wait or hold, and what is known of the others.
 
 use super::line::Turn;
+use crate::log::record::Event;
 use arbiterq_client::wire::{Claim, ClaimGranted, Hash, OwnerRef, Reason, Seq, SessionId, Timestamp, Token};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -26,6 +27,33 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// As a `queued` or `granted` says it, with the place that it has.
+    pub(super) fn of(
+        event: &Event,
+        place: u64,
+        placed_at: Timestamp,
+        wait_until: Option<Timestamp>,
+    ) -> Option<Self> {
+        let (Event::Queued { session, seq, owner, priority, wait_ms, hold_max_ms, reason, value, .. }
+        | Event::Granted { session, seq, owner, priority, wait_ms, hold_max_ms, reason, value, .. }) = event
+        else {
+            return None;
+        };
+        Some(Self {
+            session: *session,
+            seq: *seq,
+            owner: *owner,
+            priority: *priority,
+            place,
+            placed_at,
+            wait_ms: *wait_ms,
+            wait_until,
+            hold_max_ms: *hold_max_ms,
+            reason: reason.clone(),
+            value: value.clone(),
+        })
+    }
+
     pub(super) fn turn(&self) -> Turn {
         Turn::new(self.priority, self.place)
     }

@@ -2,6 +2,7 @@
 
 use super::grant::{Known, Outcome};
 use super::table::Small;
+use crate::log::record::Event;
 use arbiterq_client::wire::{Hash, Principal, Reason, Seq, Timestamp, Token};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,39 @@ pub struct Session {
 }
 
 impl Session {
+    /// As an `opened` at a moment says it.
+    pub(super) fn of(event: &Event, at: Timestamp) -> Option<Self> {
+        let Event::Opened {
+            key_hash,
+            lease_ms,
+            fail_fast_ms,
+            in_flight_max,
+            label,
+            principal,
+            principal_by,
+            reply_to,
+        } = event
+        else {
+            return None;
+        };
+        Some(Self {
+            key_hash: *key_hash,
+            principal: Principal { name: principal.clone(), by: *principal_by },
+            label: label.clone(),
+            lease_ms: *lease_ms,
+            fail_fast_ms: *fail_fast_ms,
+            in_flight_max: *in_flight_max,
+            opened_at: at,
+            n: 0,
+            attached: 0,
+            reply_to: reply_to.clone(),
+            heard_at: at,
+            lease_from: at,
+            unreachable_at: None,
+            requests: Requests::new(*in_flight_max),
+        })
+    }
+
     /// The hash of its key.
     pub fn key_hash(&self) -> &Hash {
         &self.key_hash

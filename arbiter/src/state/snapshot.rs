@@ -47,7 +47,7 @@ use super::resource::{Delay, ResourceKey};
 use super::session::{Live, Requests, Session};
 use crate::log::chain::ChainTip;
 use crate::log::record::Event;
-use arbiterq_client::wire::{Hash, Principal, Reason, Seq, SessionId, Timestamp, Token};
+use arbiterq_client::wire::{Hash, Reason, Seq, SessionId, Timestamp, Token};
 use serde::{Deserialize, Serialize};
 
 /// The version of the form.
@@ -327,7 +327,7 @@ impl State {
             }
             Event::Policy(policy) => self.policy = Rules::new(policy),
             Event::Paused { by, reason } => self.paused = Some((by, reason.into())),
-            Event::Opened { .. } => return self.take_opened(event, &line),
+            Event::Opened { .. } => return self.take_opened(&event, &line),
             Event::Attached { session, n, reply_to } => {
                 let session = self.live(session)?;
                 (session.attached, session.reply_to) = (n, reply_to);
@@ -337,8 +337,8 @@ impl State {
                 self.live(session)?;
                 self.change_session(session, |session| session.unreachable_at = Some(at));
             }
-            Event::Queued { .. } => return self.take_queued(event, &line),
-            Event::Granted { .. } => return self.take_granted(event, &line),
+            Event::Queued { .. } => return self.take_queued(&event, &line),
+            Event::Granted { .. } => return self.take_granted(&event, &line),
             Event::Revoking { token, reason, by, until } => {
                 let grant = self.grants.get_mut(token).ok_or("no grant with this token")?;
                 if grant.hold_until.is_some() || grant.revoking.is_some() {
@@ -369,101 +369,39 @@ impl State {
         Ok(())
     }
 
-    fn take_opened(&mut self, event: Event, line: &Line) -> Result<(), &'static str> {
-        let Event::Opened {
-            key_hash,
-            lease_ms,
-            fail_fast_ms,
-            in_flight_max,
-            label,
-            principal,
-            principal_by,
-            reply_to,
-        } = event
-        else {
-            return Err("not `opened`");
-        };
+    fn take_opened(&mut self, event: &Event, line: &Line) -> Result<(), &'static str> {
         let (id, at) = line.index.zip(line.at).ok_or("no `index` or no `at`")?;
-        if self.sessions.contains(id) || self.keys.contains_key(&key_hash) {
+        let session = Session::of(event, at).ok_or("not `opened`")?;
+        if self.sessions.contains(id) || self.keys.contains_key(&session.key_hash) {
             return Err("a session with this number or key is there already");
         }
-        let session = Session {
-            key_hash,
-            principal: Principal { name: principal, by: principal_by },
-            label,
-            lease_ms,
-            fail_fast_ms,
-            in_flight_max,
-            opened_at: at,
-            n: 0,
-            attached: 0,
-            reply_to,
-            heard_at: at,
-            lease_from: at,
-            unreachable_at: None,
-            requests: Requests::new(in_flight_max),
-        };
         self.put_session(id, session);
         Ok(())
     }
 
-    fn take_queued(&mut self, event: Event, line: &Line) -> Result<(), &'static str> {
-        let Event::Queued { session, seq, claims, owner, priority, wait_ms, hold_max_ms, reason, value } =
-            event
-        else {
-            return Err("not `queued`");
-        };
+    fn take_queued(&mut self, event: &Event, line: &Line) -> Result<(), &'static str> {
+        let Event::Queued { session, seq, claims, .. } = event else { return Err("not `queued`") };
         let (place, placed_at) = line.index.zip(line.at).ok_or("no `index` or no `at`")?;
-        if self.live(session)?.requests.live(seq).is_some() || self.waiters.contains_key(&place) {
+        if self.live(*session)?.requests.live(*seq).is_some() || self.waiters.contains_key(&place) {
             return Err("a request with this number or place is there already");
         }
-        let wait_until = line.wait_until;
-        let request = Request {
-            session,
-            seq,
-            owner,
-            priority,
-            place,
-            placed_at,
-            wait_ms,
-            wait_until,
-            hold_max_ms,
-            reason,
-            value,
-        };
-        self.put_waiter(Waiter { request, claims: claims.into(), suspended: None });
+        let request = Request::of(event, place, placed_at, line.wait_until).ok_or("not `queued`")?;
+        self.put_waiter(Waiter { request, claims: claims.as_slice().into(), suspended: None });
         Ok(())
     }
 
-    fn take_granted(&mut self, event: Event, line: &Line) -> Result<(), &'static str> {
-        let Event::Granted { session, seq, owner, claims, priority, hold_max_ms, wait_ms, reason, value } =
-            event
-        else {
-            return Err("not `granted`");
-        };
+    fn take_granted(&mut self, event: &Event, line: &Line) -> Result<(), &'static str> {
+        let Event::Granted { session, seq, claims, .. } = event else { return Err("not `granted`") };
         let (token, since) = line.index.zip(line.at).ok_or("no `index` or no `at`")?;
         let (place, placed_at) = line.place.zip(line.placed_at).ok_or("no `place` or no `placed_at`")?;
         let hash = line.hash.ok_or("no `hash`")?;
-        if self.live(session)?.requests.live(seq).is_some() || self.grants.contains(token) {
+        if self.live(*session)?.requests.live(*seq).is_some() || self.grants.contains(token) {
             return Err("a request with this number or token is there already");
         }
-        let wait_until = line.wait_until;
-        let request = Request {
-            session,
-            seq,
-            owner,
-            priority,
-            place,
-            placed_at,
-            wait_ms,
-            wait_until,
-            hold_max_ms,
-            reason,
-            value,
-        };
+        let request = Request::of(event, place, placed_at, line.wait_until).ok_or("not `granted`")?;
         let hold_until = line.hold_until;
-        let grant = Grant { request, claims: claims.into(), hash, since, hold_until, revoking: None };
-        self.put_grant(token, grant);
+        let claims = claims.as_slice().into();
+        self.put_grant(token, Grant { request, claims, hash, since, hold_until, revoking: None });
         Ok(())
     }
 
