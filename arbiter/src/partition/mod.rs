@@ -552,10 +552,14 @@ impl Partition {
         if self.entry.is_empty() {
             return;
         }
+        let apart = self.plants.has(Planted::AdvanceOnlyAfter);
+        let entry = std::mem::take(&mut self.entry);
+        if !apart && entry.iter().map(|sealed| sealed.line.len() + 1).sum::<usize>() <= ENTRY_BYTES_MAX {
+            return self.append(entry, now);
+        }
         let mut records = Vec::new();
         let mut bytes = 0;
-        for sealed in std::mem::take(&mut self.entry) {
-            let apart = self.plants.has(Planted::AdvanceOnlyAfter);
+        for sealed in entry {
             if (bytes + sealed.line.len() > ENTRY_BYTES_MAX || apart) && !records.is_empty() {
                 self.append(std::mem::take(&mut records), now);
                 bytes = 0;
