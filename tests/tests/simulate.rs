@@ -7,7 +7,7 @@ use arbiterq_tests::sim::plant::ROWS;
 use arbiterq_tests::sim::{Setup, run};
 
 /// Runs of each mix.
-const RUNS: u64 = 2;
+const RUNS: u64 = 4;
 /// Runs in which a planted rule is to be noticed.
 const BUDGET: u64 = 60;
 
@@ -48,6 +48,7 @@ fn every_invariant_can_fail() {
         ("no_loss", 3),
         ("evidence", 5),
         ("belief", 10),
+        ("belief", 19),
         ("epochs", 6),
         ("liveness", 28),
     ];

@@ -1,7 +1,7 @@
 //! An arbiter's process: the loop around a partition, as the service's, with a broker or sockets around it.
 
 use super::dice::Dice;
-use super::mix::{MS, SECOND, Store};
+use super::mix::{Came, MS, SECOND, Store};
 use super::plant::{Around, Plant};
 use super::world::{Event, Phase, World};
 use arbiterq::log::chain::{ChainTip, Sealed};
@@ -59,7 +59,7 @@ pub(super) struct Arbiter {
     pub(super) proves: bool,
     pub(super) upto: u64,
     pub(super) resending: bool,
-    pub(super) resent: Vec<Rc<[Sealed]>>,
+    pub(super) resent: Vec<Rc<Vec<Sealed>>>,
     /// The file's last line was damaged.
     pub(super) rotten: bool,
     pub(super) unsynced: Vec<Sealed>,
@@ -480,7 +480,7 @@ impl World {
 
     /// A letter to itself goes to the end of its own queue.
     pub(super) fn post(&mut self, arbiter: usize, letter: Request) {
-        if matches!(letter.body, RequestBody::Tick(_)) && self.comes("stall", self.noise().stall) {
+        if matches!(letter.body, RequestBody::Tick(_)) && self.comes(Came::Stall, self.noise().stall) {
             self.arbiters[arbiter].paused_until = self.now + self.dice.below(2 * self.mix.work.lease);
         }
         if self.mix.store == Store::File {
@@ -489,11 +489,11 @@ impl World {
             self.queue.enqueue_letter(letter, first);
             return self.give();
         }
-        if self.phase == Phase::Faulty && self.comes("letter_lose", self.noise().letter_lose) {
+        if self.phase == Phase::Faulty && self.comes(Came::LetterLose, self.noise().letter_lose) {
             return;
         }
         let now = self.now;
-        let late = self.comes("letter_late", self.noise().letter_late);
+        let late = self.comes(Came::LetterLate, self.noise().letter_late);
         let delay = 200 + self.dice.below(500) + if late { self.dice.around(SECOND / 2) } else { 0 };
         let own = &mut self.arbiters[arbiter];
         own.last_post = own.last_post.max(now + delay);

@@ -1,7 +1,7 @@
 //! A client program: the library's own core, the driver around it, and the user who asks, uses and gives back.
 
 use super::dice::Dice;
-use super::mix::{Fault, MS, Mix, SECOND, Store};
+use super::mix::{Came, Fault, MS, Mix, SECOND, Store};
 use super::plant::{Around, Plant};
 use super::world::{Event, Phase, Posted, World};
 use crate::invariants::belief;
@@ -402,11 +402,11 @@ impl World {
         let Some(address) = client.address.clone() else { return };
         let connection = client.made;
         let noise = self.noise();
-        if self.comes("lose", noise.lose) && self.mix.store != Store::File {
+        if self.comes(Came::Lose, noise.lose) && self.mix.store != Store::File {
             return;
         }
-        let late = if self.comes("late", noise.late) { self.dice.around(SECOND) } else { 0 };
-        let double = self.comes("double", noise.double) && self.mix.store != Store::File;
+        let late = if self.comes(Came::Late, noise.late) { self.dice.around(SECOND) } else { 0 };
+        let double = self.comes(Came::Double, noise.double) && self.mix.store != Store::File;
         let delay = 200 + self.dice.below(800) + late;
         let client = &mut self.clients[number];
         client.last_arrive = client.last_arrive.max(self.now + delay);

@@ -3,6 +3,7 @@
 use super::mix::{self, MIXES};
 use super::plant::{Plant, ROWS, Row};
 use super::{Run, Setup, run, run_with_trail};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -117,6 +118,8 @@ struct Sums {
     violations: u64,
     vacuous: u64,
     computed: f64,
+    /// By mix and fault: how often it was to be expected, in thousandths, and how often it came.
+    faults: BTreeMap<(&'static str, mix::Fault), (u64, u64)>,
 }
 
 impl Sums {
@@ -128,6 +131,19 @@ impl Sums {
         self.records += ended.stats.records;
         self.violations += u64::from(ended.violation.is_some());
         self.vacuous += u64::from(ended.vacuous.is_some());
+        let mix = ended.setup.mix;
+        let weights: u64 = mix.faults.iter().map(|(_, weight)| weight).sum();
+        for (fault, weight) in mix.faults {
+            let counted = self.faults.entry((mix.name, *fault)).or_default();
+            counted.0 += 1000 * (mix.length / mix.every) * weight / weights;
+            counted.1 += ended.stats.faults.get(fault).copied().unwrap_or_default();
+        }
+    }
+
+    /// A fault that was to be expected often, over all runs, and never came.
+    fn missing(&self) -> Option<String> {
+        let missing = self.faults.iter().find(|(_, (expected, came))| *expected > 30_000 && *came == 0);
+        missing.map(|((mix, fault), (expected, _))| format!("{mix}: no {fault:?}, of {}", expected / 1000))
     }
 
     fn hours(&self) -> f64 {
@@ -184,10 +200,15 @@ fn soak(arguments: &Arguments) -> ExitCode {
         }
         seed += 1;
     }
+    if let Some(missing) = sums.missing() {
+        println!("vacuous: {missing}");
+        sums.vacuous += 1;
+    }
     let seconds = began.elapsed().as_secs_f64();
     let Sums { runs, grants, records, decided, computed, .. } = sums;
+    let word = if sums.vacuous == 0 { "clean" } else { "vacuous" };
     println!(
-        "clean: {:.2} simulated hours, {runs} runs (seeds {} to {}), {grants} grants, {records} records, {decided} commands decided, {:.0} a second of one core; {computed:.1} s of it, in {seconds:.1} s",
+        "{word}: {:.2} simulated hours, {runs} runs (seeds {} to {}), {grants} grants, {records} records, {decided} commands decided, {:.0} a second of one core; {computed:.1} s of it, in {seconds:.1} s",
         sums.hours(),
         arguments.seed,
         seed - 1,
@@ -195,6 +216,9 @@ fn soak(arguments: &Arguments) -> ExitCode {
     );
     if arguments.json {
         println!("{}", sums.json());
+    }
+    if sums.vacuous > 0 {
+        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }

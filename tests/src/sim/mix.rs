@@ -121,6 +121,24 @@ pub struct Noise {
     pub forge: u64,
 }
 
+/// Which of them came; see [`Noise`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Came {
+    Lose,
+    Double,
+    Late,
+    ReplyLate,
+    ReplyDouble,
+    FalseReturn,
+    AppendDouble,
+    AppendLose,
+    AppendLate,
+    LetterLose,
+    LetterLate,
+    Stall,
+    Forge,
+}
+
 /// A named kind of run.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {

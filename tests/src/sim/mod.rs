@@ -75,7 +75,7 @@ pub struct Stats {
     /// Faults, by kind.
     pub faults: std::collections::BTreeMap<mix::Fault, u64>,
     /// What came by itself, by kind: how often it was to be expected, in thousandths, and how often it came.
-    pub noise: std::collections::BTreeMap<&'static str, (u64, u64)>,
+    pub noise: std::collections::BTreeMap<mix::Came, (u64, u64)>,
 }
 
 /// How a run ended.

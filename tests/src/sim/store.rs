@@ -5,7 +5,7 @@
 //!   anything else ends that, and the log is read from there.
 //! - A file has one writer. What was synced stays; of the rest a crash leaves a beginning, perhaps a torn line.
 
-use super::mix::{MS, SECOND, Store};
+use super::mix::{Came, MS, SECOND, Store};
 use super::plant::Around;
 use super::world::{Event, World};
 use crate::invariants::belief;
@@ -25,7 +25,7 @@ const CHECKPOINT_RECORDS: u64 = 2000;
 #[derive(Debug, Default)]
 pub(super) struct Log {
     base: usize,
-    entries: VecDeque<Rc<[Sealed]>>,
+    entries: VecDeque<Rc<Vec<Sealed>>>,
     checkpoint: Option<Checkpoint>,
     checkpoint_at: u64,
 }
@@ -44,7 +44,7 @@ impl Log {
         self.base + self.entries.len()
     }
 
-    pub(super) fn entry(&self, position: usize) -> Option<Rc<[Sealed]>> {
+    pub(super) fn entry(&self, position: usize) -> Option<Rc<Vec<Sealed>>> {
         self.entries.get(position.checked_sub(self.base)?).cloned()
     }
 
@@ -74,7 +74,7 @@ impl World {
     pub(super) fn begin_log(&mut self) {
         let wall = arbiterq_client::wire::Timestamp::from_micros(1_000_000);
         let genesis = arbiterq::serve::genesis(self.log_id, 0, super::world::PARTITIONS, wall);
-        self.put(Rc::new([genesis]));
+        self.put(Rc::new(vec![genesis]));
     }
 
     /// An arbiter appends an entry.
@@ -92,17 +92,18 @@ impl World {
             if !own.sync_due {
                 own.sync_due = true;
                 let (life, at) = (own.life, now + 300 + self.dice.below(700));
-                let at = if self.comes("append_late", self.noise().append_late) { at + 200 * MS } else { at };
+                let at =
+                    if self.comes(Came::AppendLate, self.noise().append_late) { at + 200 * MS } else { at };
                 self.at(at, Event::Sync { arbiter, life });
             }
             return;
         }
         let noise = self.noise();
-        let late = self.comes("append_late", noise.append_late);
+        let late = self.comes(Came::AppendLate, noise.append_late);
         let delay = 150 + self.dice.below(400) + if late { self.dice.below(SECOND) } else { 0 };
-        let lost = self.comes("append_lose", noise.append_lose) || now < self.arbiters[arbiter].lose_until;
-        let double = self.comes("append_double", noise.append_double);
-        let entry: Rc<[Sealed]> = entry.records.into();
+        let lost = self.comes(Came::AppendLose, noise.append_lose) || now < self.arbiters[arbiter].lose_until;
+        let double = self.comes(Came::AppendDouble, noise.append_double);
+        let entry: Rc<Vec<Sealed>> = Rc::new(entry.records);
         let last = entry.last().map_or(0, |sealed| sealed.record.index);
         let own = &mut self.arbiters[arbiter];
         let (life, at) = (own.life, own.last_land.max(now + delay));
@@ -146,13 +147,13 @@ impl World {
     }
 
     /// An entry is at the store. Whether its arbiter still lives does not matter to it.
-    pub(super) fn land(&mut self, arbiter: usize, life: u64, entry: Rc<[Sealed]>) {
+    pub(super) fn land(&mut self, arbiter: usize, life: u64, entry: Rc<Vec<Sealed>>) {
         let offset = self.log.end();
         let last = entry.last().map_or(0, |sealed| sealed.record.index);
         self.put(entry);
         let confirmed = self.is_planted(Around::ProvenByConfirm) || self.is_planted(Around::NoChainRule);
         if self.mix.store == Store::Topic || confirmed {
-            let late = self.comes("append_late", self.noise().append_late);
+            let late = self.comes(Came::AppendLate, self.noise().append_late);
             let at = self.now + 50 + self.dice.below(200) + if late { self.dice.below(SECOND) } else { 0 };
             self.at(at, Event::Report { arbiter, life, last, offset });
         }
@@ -162,7 +163,7 @@ impl World {
     }
 
     /// At the end of the log. Whether it counts is for the chain rule.
-    pub(super) fn put(&mut self, entry: Rc<[Sealed]>) {
+    pub(super) fn put(&mut self, entry: Rc<Vec<Sealed>>) {
         let counts = self.watch.ledger.counts(&entry) || self.is_planted(Around::NoChainRule);
         self.log.entries.push_back(entry.clone());
         if !counts {
@@ -246,7 +247,7 @@ impl World {
         let records = std::mem::take(&mut own.unsynced);
         let Some(last) = records.last().map(|sealed| sealed.record.index) else { return };
         // In a file every line counts for itself.
-        self.put(records.into());
+        self.put(Rc::new(records));
         let now = self.arbiters[arbiter].uptime(self.now);
         self.arbiters[arbiter].read = self.log.end();
         if let Some(partition) = &mut self.arbiters[arbiter].partition {
@@ -268,7 +269,7 @@ impl World {
         }
         unsynced.truncate(whole);
         if !unsynced.is_empty() {
-            self.put(unsynced.into());
+            self.put(Rc::new(unsynced));
         }
     }
 }

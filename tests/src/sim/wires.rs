@@ -1,6 +1,6 @@
 //! What is under way: messages to the request queue, replies to their addresses, and what comes back.
 
-use super::mix::{MS, SECOND, Store};
+use super::mix::{Came, MS, SECOND, Store};
 use super::world::{Event, Phase, Posted, World};
 use arbiterq::partition::Outgoing;
 use arbiterq_client::wire::{Cause, Gone, Nonce, Request, RequestBody, Tick, Timestamp};
@@ -44,7 +44,7 @@ impl World {
             return;
         }
         let noise = self.noise();
-        if self.comes("forge", noise.forge) {
+        if self.comes(Came::Forge, noise.forge) {
             self.forge(&posted);
         }
         if let (RequestBody::KeepAlive(keep_alive), Some(auth)) = (&posted.request.body, &posted.request.auth)
@@ -80,19 +80,19 @@ impl World {
         after: u64,
     ) -> u64 {
         let noise = self.noise();
-        let late = if self.comes("reply_late", noise.reply_late) { self.dice.around(SECOND) } else { 0 };
+        let late = if self.comes(Came::ReplyLate, noise.reply_late) { self.dice.around(SECOND) } else { 0 };
         let own = &self.clients[client];
         let slow = self.now < own.slow_until || connection <= own.old_connection;
         let slow = slow && self.phase == Phase::Faulty;
         let late = late + if slow { 200 * MS + self.dice.below(SECOND) } else { 0 };
         let at = after.max(self.now + 150 + self.dice.below(600) + late);
         let returns = self.mix.store == Store::Stream && outgoing.mark.is_some();
-        if returns && self.comes("false_return", noise.false_return) {
+        if returns && self.comes(Came::FalseReturn, noise.false_return) {
             let mark = Box::new(outgoing.mark.unwrap_or_else(|| unreachable!("it was looked at")));
             self.at(at, Event::Returned { arbiter, life, mark });
             return at;
         }
-        if self.comes("reply_double", noise.reply_double) {
+        if self.comes(Came::ReplyDouble, noise.reply_double) {
             let again = at + self.dice.around(SECOND);
             let outgoing = Outgoing { mark: None, ..outgoing.clone() };
             let parcel = Parcel { client, connection, outgoing, arbiter, life };
