@@ -2,7 +2,7 @@
 //! and every invariant is shown to fail by a wrong rule that is planted. `simulate` does the same for hours.
 
 use arbiterq_tests::sim::command::look_for;
-use arbiterq_tests::sim::mix::MIXES;
+use arbiterq_tests::sim::mix::{MIXES, named};
 use arbiterq_tests::sim::plant::ROWS;
 use arbiterq_tests::sim::{Setup, run};
 
@@ -29,6 +29,14 @@ fn a_seed_is_a_history() {
         let (first, second) = (run(Setup::of_seed(seed)), run(Setup::of_seed(seed)));
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
     }
+}
+
+/// An arbiter's queue is longer than it takes at once, all of it before it has read the log's beginning.
+#[test]
+fn a_turn_that_comes_before_the_genesis_is_read_is_not_forgotten() {
+    let mix = named("crowd").expect("a mix");
+    let ended = run(Setup { seed: 100_415, mix, plant: None });
+    assert_eq!(ended.violation, None);
 }
 
 /// Each invariant fails where a rule is wrong that it is there for.

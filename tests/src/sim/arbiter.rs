@@ -50,6 +50,8 @@ pub(super) struct Arbiter {
     activation: u64,
     pub(super) began: u64,
     own_epoch: Option<u64>,
+    /// Its turn came before it had read the genesis.
+    pub(super) turn_came: bool,
     /// Void entries, for the planted wrong rule.
     pub(super) void: BTreeSet<Hash>,
     // What the store keeps for its writer.
@@ -88,6 +90,7 @@ impl Arbiter {
             activation: 0,
             began: 0,
             own_epoch: None,
+            turn_came: false,
             void: BTreeSet::new(),
             last_land: 0,
             lose_until: 0,
@@ -187,6 +190,7 @@ impl World {
         own.outstanding.clear();
         own.void.clear();
         own.own_epoch = None;
+        own.turn_came = false;
         own.last_record_at = self.now;
         own.channel = self.queue.open(arbiter);
         let life = own.life;
@@ -346,7 +350,10 @@ impl World {
                 self.note(|| format!("arbiter {arbiter} activates from record {began} on"));
             }
             // It has not read the genesis yet.
-            Err(_) => self.read_soon(arbiter),
+            Err(_) => {
+                own.turn_came = true;
+                self.read_soon(arbiter);
+            }
         }
     }
 
