@@ -50,8 +50,6 @@ pub(super) struct Arbiter {
     activation: u64,
     pub(super) began: u64,
     own_epoch: Option<u64>,
-    /// Its turn came before it had read the genesis.
-    pub(super) turn_came: bool,
     /// Void entries, for the planted wrong rule.
     pub(super) void: BTreeSet<Hash>,
     // What the store keeps for its writer.
@@ -90,7 +88,6 @@ impl Arbiter {
             activation: 0,
             began: 0,
             own_epoch: None,
-            turn_came: false,
             void: BTreeSet::new(),
             last_land: 0,
             lose_until: 0,
@@ -190,12 +187,13 @@ impl World {
         own.outstanding.clear();
         own.void.clear();
         own.own_epoch = None;
-        own.turn_came = false;
         own.last_record_at = self.now;
-        own.channel = self.queue.open(arbiter);
         let life = own.life;
         self.note(|| format!("arbiter {arbiter} starts, life {life}"));
-        self.read_soon(arbiter);
+        // It reads what there is before it asks for its turn. If that came before, epochs that are long over would
+        // end its activation, each time again.
+        self.read_all(arbiter);
+        self.arbiters[arbiter].channel = self.queue.open(arbiter);
         if is_file {
             self.activate(arbiter);
             self.after_input(arbiter);
@@ -350,10 +348,7 @@ impl World {
                 self.note(|| format!("arbiter {arbiter} activates from record {began} on"));
             }
             // It has not read the genesis yet.
-            Err(_) => {
-                own.turn_came = true;
-                self.read_soon(arbiter);
-            }
+            Err(_) => self.read_soon(arbiter),
         }
     }
 

@@ -26,10 +26,6 @@ impl World {
     pub(super) fn read(&mut self, arbiter: usize) {
         self.arbiters[arbiter].read_due = false;
         self.read_all(arbiter);
-        // Perhaps so much was taken before that nothing more is given, and nothing else would tell it.
-        if std::mem::take(&mut self.arbiters[arbiter].turn_came) {
-            self.activate(arbiter);
-        }
         self.after_input(arbiter);
     }
 
