@@ -2,7 +2,7 @@
 //! and every invariant is shown to fail by a wrong rule that is planted. `simulate` does the same for hours.
 
 use arbiterq_tests::sim::command::look_for;
-use arbiterq_tests::sim::mix::MIXES;
+use arbiterq_tests::sim::mix::{MIXES, named};
 use arbiterq_tests::sim::plant::ROWS;
 use arbiterq_tests::sim::{Setup, run};
 
@@ -28,6 +28,16 @@ fn a_seed_is_a_history() {
     for seed in 1..4 {
         let (first, second) = (run(Setup::of_seed(seed)), run(Setup::of_seed(seed)));
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+}
+
+/// An arbiter's turn comes as soon as it starts, while it knows nothing of the log, or only a checkpoint.
+#[test]
+fn an_arbiter_reads_the_log_before_its_turn() {
+    for (name, seed) in [("crowd", 100_415), ("alone", 100_537)] {
+        let mix = named(name).expect("a mix");
+        let ended = run(Setup { seed, mix, plant: None });
+        assert_eq!(ended.violation, None, "{name}");
     }
 }
 

@@ -188,10 +188,12 @@ impl World {
         own.void.clear();
         own.own_epoch = None;
         own.last_record_at = self.now;
-        own.channel = self.queue.open(arbiter);
         let life = own.life;
         self.note(|| format!("arbiter {arbiter} starts, life {life}"));
-        self.read_soon(arbiter);
+        // It reads what there is before it asks for its turn. If that came before, epochs that are long over would
+        // end its activation, each time again.
+        self.read_all(arbiter);
+        self.arbiters[arbiter].channel = self.queue.open(arbiter);
         if is_file {
             self.activate(arbiter);
             self.after_input(arbiter);

@@ -413,7 +413,7 @@ impl World {
         let by_wrong_rule = self.setup.plant == Some(Plant::Around(Around::AnyCloseIsDeath));
         let (at, present) = (client.last_arrive, client.present || by_wrong_rule);
         let roams = self.phase == Phase::Faulty && self.now < client.lingers_until;
-        if roams && matches!(request.body, RequestBody::Attach(_)) && self.dice.one_in(2) {
+        if roams && matches!(request.body, RequestBody::Attach(_)) {
             // The new connection is no better: what follows the attach is late.
             client.last_arrive += self.dice.between(300 * MS, 2 * SECOND);
         }

@@ -297,7 +297,7 @@ pub const MIXES: &[Mix] = &[
     },
     Mix {
         name: "roaming",
-        work: Work { hold_max: 70, forced: 15, hold: 400 * MS, think: 150 * MS, ..WORK },
+        work: Work { resources: 24, hold_max: 90, forced: 15, hold: 400 * MS, think: 80 * MS, ..WORK },
         faults: &[(Fault::Roam, 8), (Fault::Cut, 2), (Fault::ClientPause, 2), (Fault::ArbiterPause, 1)],
         every: SECOND / 4,
         ..BASE
