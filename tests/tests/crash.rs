@@ -58,6 +58,7 @@ async fn killed_twenty_times_under_load_it_goes_on_and_its_log_is_clean() {
         // The load goes on by itself: nobody has told it anything.
         let enough = async {
             while log_lines(&log).len() < records + RECORDS_BETWEEN {
+                assert!(!load.is_finished(), "kill {kill}: a bench has failed, as said above");
                 sleep(Duration::from_millis(20)).await;
             }
         };
