@@ -181,9 +181,11 @@ impl SessionCore {
         }
         let (Some(seq), Phase::Open(session)) = (entry.seq, &mut self.phase) else { return };
         session.live.remove(&seq);
-        // Without a connection nobody can say more than that it will be withdrawn.
+        // Without a connection, or with one on which a whole lease has passed in silence, nobody can say more than
+        // that it will be withdrawn.
+        let silent = self.address.is_none() || session.lease.lapsed();
         let listener = match listener {
-            Some(request) if reason == Reason::Cancelled && self.address.is_none() => {
+            Some(request) if reason == Reason::Cancelled && silent => {
                 self.outputs.push_back(Output::Event(Event::Settled { request, reason }));
                 None
             }

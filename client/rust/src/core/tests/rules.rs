@@ -327,3 +327,15 @@ fn a_wait_limit_that_is_over_for_want_of_room_is_not_the_arbiters_silence() {
         assert!(c.events.contains(&Event::Ended { request: 2, end }), "{answers}: {:?}", c.events);
     }
 }
+
+/// The lease says by when nothing is left at the arbiter. Once it is over there is nothing more to wait for.
+#[test]
+fn who_withdraws_after_a_lapse_is_not_kept_waiting_by_an_arbiter_that_says_nothing() {
+    let mut c = Script::asked(None);
+    c.queued(1, 105);
+    c.pass(58 * SECOND);
+    assert_eq!(c.core.deadline(c.now), None, "the lease is over, the connection is not");
+    c.release(1);
+    assert!(c.events.contains(&Event::Settled { request: 1, reason: Reason::Cancelled }), "{:?}", c.events);
+    assert!(c.sent.iter().any(|body| matches!(body, RequestBody::Cancel(_))), "it is said all the same");
+}
