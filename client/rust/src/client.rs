@@ -3,11 +3,12 @@
 use crate::acquire::{Acquire, Want};
 use crate::clock::Clock;
 use crate::driver::{self, Handle};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::transport::Connector;
 use crate::url::Url;
 use crate::wire::{
-    ForceRelease, Pause, RequestBody, ResourceName, Resume, SessionId, SessionKey, Status, StatusWhat, Token,
+    ForceRelease, LABEL_BYTES_MAX, Pause, Reason, RequestBody, ResourceName, Resume, SessionId, SessionKey,
+    Status, StatusWhat, Token, check_text,
 };
 use std::time::Duration;
 
@@ -104,7 +105,10 @@ impl Builder {
     /// # Cancel safety
     /// Dropped half-way, the connection is closed and with it the session.
     pub async fn connect(self) -> Result<Client, Error> {
-        let handle = driver::start(self.place?, self.config).await?;
+        let place = self.place?;
+        check_text("label", &self.config.label, LABEL_BYTES_MAX)
+            .map_err(|error| Error::new(ErrorKind::Refused(Reason::InvalidText), error.to_string()))?;
+        let handle = driver::start(place, self.config).await?;
         Ok(Client { handle })
     }
 }

@@ -215,3 +215,19 @@ async fn reconnect((client, mut peer): (Client, Peer), fake: &mut Fake) {
     peer.grant(1, 115).await;
     assert_eq!(tickets.remove(0).granted().await.unwrap().token(), 115);
 }
+
+/// A line of more than 64 KiB is refused without a number, for nobody has read it: its request would be repeated for
+/// ever.
+#[tokio::test(start_paused = true)]
+async fn what_no_arbiter_would_take_is_not_sent() {
+    let mut fake = Fake::new();
+    let (client, mut peer) = fake.client().await;
+    let long = "x".repeat(70_000);
+    let refused = ErrorKind::Refused(Reason::InvalidText);
+    assert_eq!(kind(client.acquire("r").reason(&long).enqueue().await), refused);
+    assert_eq!(kind(client.acquire("r").value(&long).await), refused);
+    assert_eq!(kind(client.pause(0, &long).await), refused);
+    assert_eq!(kind(fake.builder().label(&long).connect().await), refused);
+    drop(client);
+    assert!(matches!(peer.hear().await, RequestBody::Close(_)), "nothing else was sent");
+}

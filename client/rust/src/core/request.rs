@@ -1,7 +1,9 @@
 //! A request: what it asks for and where it stands. It goes waiting, held, ended, never back.
 
 use crate::clock::{Micros, micros};
-use crate::wire::{Acquire, Claim, Granted, OwnerRef, Reason, Seq, Token};
+use crate::wire::{
+    Acquire, Auth, Claim, Granted, OwnerRef, Reason, Request, RequestBody, Seq, SessionKey, Token,
+};
 use std::time::Duration;
 
 use super::WAIT_GRACE;
@@ -26,6 +28,17 @@ pub struct Ask {
     pub reason: Option<String>,
     /// What watchers see.
     pub value: Option<String>,
+}
+
+impl Ask {
+    /// Whether an arbiter could take it. What is longer than a message may be is refused without a number, for
+    /// nobody reads that far: it would be asked again for ever.
+    pub(crate) fn check(&self) -> Result<(), (Reason, String)> {
+        // Any number, session and key are as good as those that it will have.
+        let body = RequestBody::Acquire(Entry::new(self.clone(), 0).message(1, 0));
+        let auth = Some(Auth { session: 1, key: SessionKey::random([0; 16]) });
+        Request { partition: 0, auth, body }.check()
+    }
 }
 
 /// How a request ended that was never held.

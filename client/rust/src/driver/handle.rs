@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind};
 use crate::grant::{Grant, Outcome};
 use crate::ticket::{Ticket, View};
 use crate::wire::{
-    Reason, RequestBody, ResourceName, SessionId, SessionKey, Status, StatusAsk, StatusWhat, partition_of,
+    Reason, Request, RequestBody, ResourceName, SessionId, SessionKey, Status, StatusAsk, StatusWhat,
+    partition_of,
 };
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +139,7 @@ impl Handle {
         let Some(first) = ask.claims.first() else {
             return Err(Error::new(ErrorKind::Refused(Reason::NoClaims), "nothing is asked for"));
         };
+        ask.check().map_err(|(reason, detail)| super::requests::refused(reason, &detail))?;
         let partitions = self.partitions().await?;
         let partition = partition_of(&first.resource, partitions);
         let elsewhere =
@@ -185,9 +187,10 @@ impl Handle {
         partition: u32,
         body: impl FnOnce(String) -> RequestBody,
     ) -> Result<Option<Status>, Error> {
-        let permit = self.permit().await?;
         let id = format!("q{}", self.next());
-        let body = body(id.clone());
+        let request = Request { partition, auth: None, body: body(id.clone()) };
+        request.check().map_err(|(reason, detail)| super::requests::refused(reason, &detail))?;
+        let (body, permit) = (request.body, self.permit().await?);
         self.ask(|done| Command::Operate { partition, id, body, done, permit }).await
     }
 

@@ -12,6 +12,7 @@ mod reply;
 mod request;
 mod time;
 
+pub(crate) use names::check_text;
 pub use names::{
     Claim, ClaimGranted, Hash, InvalidText, LogId, Mode, Nonce, Principal, PrincipalBy, Reason, ResourceName,
     Seq, SessionId, SessionKey, Token, partition_of,
