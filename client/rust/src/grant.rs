@@ -216,7 +216,11 @@ impl Grant {
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         let (mut lost, mut work) = (pin!(self.lost()), pin!(work));
         std::future::poll_fn(|context| {
-            // Looked at before and after: what was done outside the lease does not count as done under it.
+            // Looked at before and after: what was done outside the lease does not count as done under it. The clock
+            // as well as the driver's word: the machine may have been suspended, and the driver be behind.
+            if let Err(lost) = self.check() {
+                return Poll::Ready(Err(lost));
+            }
             if let Poll::Ready(lost) = lost.as_mut().poll(context) {
                 return Poll::Ready(Err(lost));
             }

@@ -231,3 +231,27 @@ async fn what_no_arbiter_would_take_is_not_sent() {
     drop(client);
     assert!(matches!(peer.hear().await, RequestBody::Close(_)), "nothing else was sent");
 }
+
+/// The work is not to go on where its task runs before the driver's, as after a suspension of the machine.
+#[tokio::test(start_paused = true)]
+async fn work_is_not_polled_once_the_lease_is_over() {
+    let mut fake = Fake::new();
+    let (client, mut peer) = fake.client().await;
+    let acquiring = tokio::spawn(client.acquire("r").into_future());
+    let seq = peer.acquire().await;
+    peer.grant(seq, 110).await;
+    let grant = acquiring.await.unwrap().unwrap();
+    let mut acted_in_vain = false;
+    let mut work = Box::pin(grant.run(std::future::poll_fn(|_| {
+        acted_in_vain |= grant.is_lost();
+        std::task::Poll::<()>::Pending
+    })));
+    let mut poll = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(work.as_mut().poll(&mut poll).is_pending());
+    // Time goes on, and nobody else has run yet.
+    let mut advance = Box::pin(tokio::time::advance(Duration::from_secs(61)));
+    assert!(advance.as_mut().poll(&mut poll).is_pending());
+    assert!(matches!(work.as_mut().poll(&mut poll), std::task::Poll::Ready(Err(_))));
+    drop(work);
+    assert!(!acted_in_vain, "it acted after the lease's end");
+}
