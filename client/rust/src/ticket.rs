@@ -68,7 +68,8 @@ impl Ticket {
     /// Safe: a place that was not returned is returned by the next call.
     pub async fn next_position(&mut self) -> Option<Position> {
         loop {
-            if self.view.has_changed().unwrap_or(true) {
+            // Without a driver, which ended with its runtime, there is no news.
+            if self.view.has_changed().ok()? {
                 let view = self.view.borrow_and_update();
                 if view.decided {
                     return None;

@@ -255,3 +255,22 @@ async fn work_is_not_polled_once_the_lease_is_over() {
     drop(work);
     assert!(!acted_in_vain, "it acted after the lease's end");
 }
+
+#[test]
+fn a_ticket_whose_driver_has_ended_with_its_runtime_has_no_next_position() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let mut ticket = first.block_on(async {
+        let mut fake = Fake::new();
+        let (client, mut peer) = fake.client().await;
+        let mut ticket = client.acquire("r").enqueue().await.unwrap();
+        let seq = peer.acquire().await;
+        let queued = arbiterq_client::wire::Queued { seq, position: 1, waiting: 1, held_by: None };
+        peer.say(112, Some(SESSION), ReplyBody::Queued(queued)).await;
+        assert!(ticket.next_position().await.is_some());
+        ticket
+    });
+    drop(first);
+    assert_eq!(second.block_on(ticket.next_position()), None);
+    assert_eq!(kind(second.block_on(ticket.granted())), ErrorKind::Closed);
+}
