@@ -124,3 +124,28 @@ async fn a_program_with_the_library_that_is_killed_is_succeeded_at_once() {
         both_are_clean(&data);
     }
 }
+
+#[tokio::test]
+async fn a_waiting_run_that_ends_while_nobody_serves_leaves_the_line_when_somebody_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("unix://{}", folder.path().join("socket").display());
+    let data = folder.path().join("data");
+    let served = Served::start_at(&data, &url).await;
+    let mut holder = run(&url, &["r"], "echo held; read line; exit 0");
+    holder.line().await;
+    let ends = run(&url, &["r"], "echo it ran");
+    ends.says("you are 1st of 1").await;
+    served.process.kill_9().await;
+    ends.signal(Signal::TERM);
+    let ended = ends.ended().await;
+    assert_eq!(ended.code, Some(128 + 15), "{}", ended.said);
+    // Nobody has heard that it does not wait any more; its lease is a minute.
+    let served = Served::start_at(&data, &url).await;
+    let mut next = run(&url, &["r"], "echo next");
+    next.says("you are").await;
+    holder.stdin = None;
+    assert_eq!(holder.ended().await.code, Some(0));
+    assert_eq!(next.line().await, "next");
+    served.stop().await;
+    both_are_clean(&data);
+}

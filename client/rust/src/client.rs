@@ -250,12 +250,12 @@ impl Client {
     }
 
     /// Closes the sessions: every request is withdrawn and every grant given back. Returns when the arbiter has
-    /// heard it, or after a second.
+    /// heard it, or after a second; whether it has. If not, the sessions end with their leases.
     ///
     /// # Cancel safety
     /// The sessions are closed by the call's first poll; dropping the future only stops waiting.
-    pub async fn close(&self) {
-        self.handle.close().await;
+    pub async fn close(&self) -> bool {
+        self.handle.close().await
     }
 }
 

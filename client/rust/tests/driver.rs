@@ -144,7 +144,7 @@ async fn after_close_everything_is_closed_and_nothing_is_opened() {
     let between = client.session(1).await;
     assert_eq!(kind(between), ErrorKind::Closed);
     peer.session_ended().await;
-    closing.await.unwrap();
+    assert!(closing.await.unwrap(), "it was heard");
     for partition in [0, 1] {
         assert_eq!(kind(client.session(partition).await), ErrorKind::Closed);
         assert_eq!(kind(client.status(partition, StatusWhat::Summary).await), ErrorKind::Closed);
@@ -172,7 +172,8 @@ async fn closing_ends_what_waits_for_an_answer() {
     });
     question(&mut peer).await;
     // The arbiter never says anything again.
-    client.close().await;
+    assert!(!client.close().await, "it was not heard");
+    assert!(!client.close().await, "nor was it the second time");
     assert_eq!(kind(asking.await.unwrap()), ErrorKind::Closed);
     assert_eq!(kind(releasing.await.unwrap()), ErrorKind::Closed);
 }

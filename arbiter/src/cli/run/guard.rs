@@ -10,6 +10,7 @@ use super::control::{Control, Exit, FromGuard, ToGuard};
 use super::plan::{Action, Plan, SIGKILL};
 use arbiterq_client::clock::{Clock, Micros};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, wait};
+use rustix::stdio::{dup2_stderr, dup2_stdout};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -173,6 +174,8 @@ impl Guard {
                     self.report(&FromGuard::Ended { exit, stopped }).await
                 }
                 Action::CloseSession => {
+                    // It may take as long as a lease, and whoever reads what the command said is to see the end.
+                    say_no_more();
                     if let Some(Session { url, partition, auth, lease }) = self.session.take() {
                         let limit = Duration::from_micros(lease).max(CLOSE_AT_LEAST);
                         close_session(&url, partition, auth, limit).await;
@@ -213,6 +216,15 @@ impl Guard {
     async fn report(&self, message: &FromGuard) {
         // If `run` is gone, the end of the pipe says so next.
         let _ = self.control.send(message, None).await;
+    }
+}
+
+/// Lets go of what `run` and the command wrote to.
+fn say_no_more() {
+    // Where it fails, a reader waits longer.
+    if let Ok(nowhere) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _ = dup2_stdout(&nowhere);
+        let _ = dup2_stderr(&nowhere);
     }
 }
 

@@ -239,9 +239,9 @@ fn by_signal(number: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))
 }
 
-/// Closes the session and lets the guard go; it stays if that cannot be done in time, and goes on trying.
+/// Closes the session and lets the guard go; if nobody hears that, it stays and goes on trying.
 async fn leave(client: &Client, child: Child) {
-    if timeout(GIVE_BACK, client.close()).await.is_ok() {
+    if client.close().await {
         child.dismiss().await;
     }
 }

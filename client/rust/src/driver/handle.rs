@@ -61,7 +61,7 @@ pub(crate) enum Command {
         permit: OwnedSemaphorePermit,
     },
     /// Close everything.
-    Close { done: oneshot::Sender<()> },
+    Close { done: oneshot::Sender<bool> },
 }
 
 /// The API's end of the driver. Clones are cheap; the driver ends when the last is gone.
@@ -209,9 +209,10 @@ impl Handle {
         }
     }
 
-    pub(crate) async fn close(&self) {
+    /// Whether the arbiter has heard it.
+    pub(crate) async fn close(&self) -> bool {
         let (done, answered) = oneshot::channel();
         self.send(Command::Close { done });
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, answered).await;
+        matches!(tokio::time::timeout(CLOSE_TIMEOUT, answered).await, Ok(Ok(true)))
     }
 }

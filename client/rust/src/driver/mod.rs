@@ -51,6 +51,7 @@ pub(crate) async fn start(place: Place, config: Config) -> Result<Handle, Error>
         sessions_wanted: Vec::new(),
         closers: Vec::new(),
         closing: None,
+        unheard: false,
         open: BTreeSet::new(),
         ready: Some(ready),
         give_up_at: config.clock.now() + micros(ANSWER_TIMEOUT),
@@ -114,9 +115,11 @@ struct Driver {
     /// Questions for the count of partitions, so that no two have the same id.
     counts_asked: u64,
     sessions_wanted: Vec<(u32, SessionSender, OwnedSemaphorePermit)>,
-    closers: Vec<oneshot::Sender<()>>,
+    closers: Vec<oneshot::Sender<bool>>,
     /// When closing is given up.
     closing: Option<Micros>,
+    /// It was given up: the end of some session was not heard.
+    unheard: bool,
     /// Cores that are not closed.
     open: BTreeSet<u32>,
     /// Whoever waits for the first connection, and until when.
@@ -168,13 +171,14 @@ impl Driver {
         let closed = self.closing.is_some_and(|until| self.open.is_empty() || now >= until);
         if closed {
             self.refuse_questions();
+            self.unheard |= !self.open.is_empty();
             // A session whose end was not heard in time is left to its lease. Waited for any longer, it would keep
             // a moment of the past as the next to wake at, and the loop would never pause.
             self.open.clear();
             // What was given back and is not answered for will not be.
             self.requests = Requests::default();
             for done in self.closers.drain(..) {
-                let _ = done.send(());
+                let _ = done.send(!self.unheard);
             }
             self.line.drop_all();
         }
@@ -326,7 +330,7 @@ impl Driver {
         }
     }
 
-    fn close(&mut self, done: Option<oneshot::Sender<()>>) {
+    fn close(&mut self, done: Option<oneshot::Sender<bool>>) {
         let now = self.clock.now();
         self.closers.extend(done);
         if self.closing.is_some() {
