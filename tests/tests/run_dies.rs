@@ -6,8 +6,10 @@ use arbiterq_tests::binary::{
 };
 use arbiterq_tests::verifiers::both_are_clean;
 use rustix::process::Signal;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::Instant;
 
 /// Where a figure is wanted in milliseconds, the machine may be busy with other tests.
@@ -148,4 +150,27 @@ async fn a_waiting_run_that_ends_while_nobody_serves_leaves_the_line_when_somebo
     assert_eq!(next.line().await, "next");
     served.stop().await;
     both_are_clean(&data);
+}
+
+/// The guard may get its turn late: it was stopped, or the machine was suspended. Somebody else may hold by then.
+#[tokio::test]
+async fn a_guard_starts_no_command_once_the_deadline_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
+    let (ours, guards) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut guard = command();
+    let guard = Running::start(guard.arg("__guard").stdin(Stdio::from(OwnedFd::from(guards))));
+    ours.set_nonblocking(true).unwrap();
+    let mut pipe = BufReader::new(tokio::net::UnixStream::from_std(ours).unwrap());
+    let words = ["touch", ran.to_str().unwrap()].map(|word| word.as_bytes().to_vec());
+    let start = serde_json::json!({"start": {
+        "command": words, "variables": [], "deadline": 1, "lease": 60_000_000, "kill_after": 1_000_000,
+    }});
+    pipe.write_all(format!("{start}\n").as_bytes()).await.unwrap();
+    let mut said = String::new();
+    tokio::time::timeout(GENEROUS, pipe.read_line(&mut said)).await.expect("an answer").unwrap();
+    assert_eq!(said, "\"lapse\"\n");
+    drop(pipe);
+    assert_eq!(guard.ended().await.code, Some(0));
+    assert!(!ran.exists(), "it ran");
 }

@@ -16,6 +16,8 @@ use tokio::time::{sleep, timeout};
 pub(super) enum Spawned {
     /// It runs in this process group.
     Running(Pid),
+    /// It was not started: the lease was over.
+    Late,
     /// It could not be started.
     Failed {
         /// The system's number.
@@ -63,6 +65,7 @@ impl Child {
                 Some(group) => Ok(Spawned::Running(group)),
                 None => Err(io::ErrorKind::InvalidData.into()),
             },
+            Some(FromGuard::Lapse) => Ok(Spawned::Late),
             Some(FromGuard::Failed { errno, message }) => Ok(Spawned::Failed { errno, message }),
             _ => Err(io::Error::other("the guard process ended before it started the command")),
         }

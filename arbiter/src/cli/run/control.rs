@@ -71,7 +71,7 @@ pub(super) enum FromGuard {
         /// In words.
         message: String,
     },
-    /// No renewal came in time: the command is being stopped.
+    /// No renewal came in time: the command is being stopped, or was not started.
     Lapse,
     /// The command was stopped by this signal, and may be continued.
     Suspended(i32),

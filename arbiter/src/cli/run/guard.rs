@@ -141,6 +141,11 @@ impl Guard {
             }
             ToGuard::Start { command, variables, deadline, lease, kill_after } => {
                 let stdin = self.control.take_file();
+                // Our turn may have come late: somebody else may hold by now.
+                if Clock::Boot.now() >= deadline {
+                    self.report(&FromGuard::Lapse).await;
+                    return Vec::new();
+                }
                 let report = match start(command, variables, stdin) {
                     Ok(group) => {
                         self.group = Some(group);

@@ -270,6 +270,7 @@ impl Held<'_> {
         self.keep_receipt()?;
         let mut belief = self.grant.deadline();
         let now = *belief.borrow_and_update();
+        self.grant.check().map_err(|lost| self.lost_before_start(lost.reason))?;
         let kill_after = self.kill_after();
         let start = ToGuard::Start {
             command: self.run.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
@@ -280,15 +281,12 @@ impl Held<'_> {
         };
         let group = match child.start(&start).await? {
             Spawned::Running(group) => group,
+            Spawned::Late => return Err(self.lost_before_start(Reason::LeaseExpired)),
             Spawned::Failed { errno, message } => return Err(self.not_started(errno, &message)),
         };
         let mut terminal = Terminal::hand_over(group);
-        let mut lost = now.lost;
-        if let Some(reason) = lost {
-            // A guard that is gone is met below: from here on nothing may be given back before the group is dead.
-            child.tell(&stop_for(reason)).await.ok();
-        }
-        let mut believed = true;
+        let (mut lost, mut believed) = (None, true);
+        // No way out before the loop's end: nothing may be given back before the group is dead.
         let ended = loop {
             tokio::select! {
                 biased;
@@ -391,9 +389,23 @@ impl Held<'_> {
             .part("done", "the grant has been given back")
     }
 
+    fn lost_before_start(&self, reason: Reason) -> Failure {
+        let names = self.names();
+        Failure::new(
+            "lost",
+            exit::UNAVAILABLE,
+            format!("{names} was lost before the command started: {reason}"),
+        )
+        .part("done", "the command was not started")
+    }
+
+    fn names(&self) -> String {
+        self.resources.iter().map(ResourceName::as_str).collect::<Vec<_>>().join(", ")
+    }
+
     /// What to exit with, and what to say.
     fn outcome(&self, ended: Ended, given_back: Option<Given>) -> Outcome {
-        let names = self.resources.iter().map(ResourceName::as_str).collect::<Vec<_>>().join(", ");
+        let names = self.names();
         if let Some(reason) = ended.lost {
             let why = match reason {
                 Reason::LeaseExpired => "no word from the arbiter within the lease".to_owned(),
