@@ -10,6 +10,8 @@ const NAME: &str = "liveness";
 pub struct Left {
     /// Requests whose client has heard nothing final.
     pub undecided: Vec<String>,
+    /// Requests that were granted, given back or withdrawn, and whose client has not heard that they are over.
+    pub unsettled: Vec<String>,
     /// Messages in the request queue, those included that a consumer keeps.
     pub queued: usize,
     /// No arbiter is active.
@@ -23,6 +25,9 @@ pub fn healed(left: &Left) -> Checked {
     }
     if let Some(first) = left.undecided.first() {
         return broken(NAME, format!("{} requests are undecided; the first: {first}", left.undecided.len()));
+    }
+    if let Some(first) = left.unsettled.first() {
+        return broken(NAME, format!("{} requests are not over; the first: {first}", left.unsettled.len()));
     }
     match left.queued {
         0 => Ok(()),

@@ -15,6 +15,8 @@ pub mod no_loss;
 pub mod on_the_record_first;
 pub mod once;
 pub mod order;
+#[cfg(test)]
+mod tests;
 
 pub use ledger::Ledger;
 

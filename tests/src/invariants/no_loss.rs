@@ -6,6 +6,8 @@ use super::{Checked, Ledger, broken};
 use arbiterq::log::chain::hash_of;
 use arbiterq::log::record::{Event, Record};
 use arbiterq_client::wire::{Reason, Request, RequestBody};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const NAME: &str = "no_loss";
 
@@ -14,6 +16,9 @@ const NAME: &str = "no_loss";
 pub struct NoLoss {
     released: IdMap<()>,
     cancelled: RequestMap<()>,
+    closed: IdMap<()>,
+    /// Addresses whose connection has ended, and with it the process behind.
+    ended: BTreeSet<Arc<str>>,
 }
 
 impl NoLoss {
@@ -24,8 +29,14 @@ impl NoLoss {
             (Some(auth), RequestBody::Cancel(cancel)) => {
                 self.cancelled.insert((auth.session, cancel.seq), ());
             }
+            (Some(auth), RequestBody::Close(_)) => drop(self.closed.insert(auth.session, ())),
             _ => {}
         }
+    }
+
+    /// A connection has ended whose end is its process's.
+    pub fn connection_ended(&mut self, address: &Arc<str>) {
+        self.ended.insert(address.clone());
     }
 
     /// Looks at a record before it is folded.
@@ -33,6 +44,25 @@ impl NoLoss {
         let index = record.index;
         for event in &record.events {
             match event {
+                Event::SessionEnded { session, reason } => {
+                    let address = ledger.live(*session).and_then(|live| live.addresses.last());
+                    let wanted = match reason {
+                        Reason::Closed => self.closed.contains_key(session),
+                        Reason::ConnectionClosed => {
+                            let address = address.and_then(|(_, address)| address.as_ref());
+                            address.is_some_and(|address| self.ended.contains(address))
+                        }
+                        // Whether it was time is for "no early expiry".
+                        Reason::LeaseExpired | Reason::FailFast => true,
+                        _ => false,
+                    };
+                    if !wanted {
+                        return broken(
+                            NAME,
+                            format!("{index} ends session {session} without a cause: {reason}"),
+                        );
+                    }
+                }
                 Event::Ended { session, seq, reason } => {
                     let asked = ledger.asked.get(&(*session, *seq));
                     let wanted = match reason {

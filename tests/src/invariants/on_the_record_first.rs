@@ -96,6 +96,7 @@ fn told_alive(ledger: &Ledger, id: SessionId, index: u64, alive: &Alive) -> Chec
             format!("keep-alive {told} of session {id} is confirmed; on record is {counts}"),
         );
     }
+    names_all(ledger, id, index, alive)?;
     for (seq, token) in &alive.held {
         let held = ledger.grants.get(token).is_some_and(|grant| {
             (grant.session, grant.seq) == (id, *seq)
@@ -106,6 +107,43 @@ fn told_alive(ledger: &Ledger, id: SessionId, index: u64, alive: &Alive) -> Chec
             return broken(
                 NAME,
                 format!("alive of session {id} as of {index} names {token}, not in force then"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What waits or is held as of `index` is named, or its client would ask for it again, or take it for lost. Judged by
+/// what is live still: that was there.
+fn names_all(ledger: &Ledger, id: SessionId, index: u64, alive: &Alive) -> Checked {
+    let Some(session) = ledger.live(id) else { return Ok(()) };
+    for seq in &session.live {
+        let Some(asked) = ledger.asked.get(&(id, *seq)).filter(|asked| asked.place <= index) else {
+            continue;
+        };
+        let waits = alive.positions.iter().any(|(other, _)| other == seq) || alive.suspended.contains(seq);
+        let held = alive.held.iter().find(|(other, _)| other == seq).map(|(_, token)| *token);
+        let named = match asked.standing {
+            Standing::Held(token) if token <= index => held == Some(token),
+            // Held since, or held then and undone since.
+            _ => waits || held.is_some(),
+        };
+        if !named {
+            let standing = asked.standing;
+            return broken(
+                NAME,
+                format!(
+                    "alive of session {id} as of {index} leaves out request {seq}, which is {standing:?}"
+                ),
+            );
+        }
+        let revoked = held.filter(|token| {
+            ledger.grants.get(token).and_then(|grant| grant.revoking).is_some_and(|since| since <= index)
+        });
+        if let Some(token) = revoked.filter(|token| !alive.revoked.iter().any(|gone| gone.0 == *token)) {
+            return broken(
+                NAME,
+                format!("alive of session {id} as of {index} does not say that {token} is being revoked"),
             );
         }
     }

@@ -81,21 +81,42 @@ impl Once {
         Ok(())
     }
 
-    /// Looks at a reply: the same answer as the record's.
+    /// Looks at a reply: the same answer as the record's, to a repeat as to the first.
     pub fn told(&self, ledger: &Ledger, reply: &Reply) -> Checked {
-        let (Some(session), ReplyBody::Ended(ended)) = (reply.session, &reply.body) else { return Ok(()) };
+        let Some(session) = reply.session else { return Ok(()) };
         let Some(known) = ledger.live(session) else { return Ok(()) };
-        let seq = ended.seq;
-        let forgotten = seq + known.window <= known.highest;
-        let outcome = ledger.asked.get(&(session, seq)).map(|asked| asked.standing);
-        let same = match outcome {
-            Some(Standing::Over(_, How::Ended(reason) | How::Released(_, reason))) => ended.reason == reason,
-            _ => false,
+        let outcome = |seq: Seq| ledger.asked.get(&(session, seq)).map(|asked| asked.standing);
+        let (seq, reason, outcome, same) = match &reply.body {
+            ReplyBody::Ended(ended) => {
+                let (seq, reason, outcome) = (ended.seq, ended.reason, outcome(ended.seq));
+                let forgotten = seq + known.window <= known.highest && reason == Reason::Ended;
+                let same = matches!(outcome,
+                    Some(Standing::Over(_, How::Ended(of) | How::Released(_, of))) if of == reason);
+                (seq, reason, outcome, same || forgotten)
+            }
+            ReplyBody::Refused(refused) => {
+                let Some(seq) = refused.seq else { return Ok(()) };
+                let (reason, outcome) = (refused.reason, outcome(seq));
+                let same = matches!(outcome, Some(Standing::Over(_, How::Refused(of))) if of == reason);
+                (seq, reason, outcome, same)
+            }
+            ReplyBody::Released(released) => {
+                let Some(grant) = ledger.grants.get(&released.token) else { return Ok(()) };
+                let (reason, outcome) = (released.reason, outcome(grant.seq));
+                let of = (released.token, reason);
+                let same = grant.session == session
+                    && matches!(outcome, Some(Standing::Over(_, How::Released(token, why))) if (token, why) == of);
+                (grant.seq, reason, outcome, same)
+            }
+            _ => return Ok(()),
         };
-        if same || forgotten && ended.reason == Reason::Ended {
+        if same {
             return Ok(());
         }
-        let reason = ended.reason;
-        broken(NAME, format!("request {seq} of {session} is answered ended {reason}; on record: {outcome:?}"))
+        let kind = reply.body.kind();
+        broken(
+            NAME,
+            format!("request {seq} of {session} is answered {kind} {reason}; on record: {outcome:?}"),
+        )
     }
 }

@@ -114,8 +114,9 @@ impl Client {
         self.core.as_ref().is_some_and(|core| core.believes(token, self.mine(now)))
     }
 
-    pub(super) fn undecided(&self) -> impl Iterator<Item = String> {
-        let jobs = self.jobs.iter().filter(|(_, job)| job.granted.is_none() && !job.over);
+    /// What has no end yet: requests that are undecided; or those that are not, and have begun to end.
+    pub(super) fn left(&self, decided: bool) -> impl Iterator<Item = String> {
+        let jobs = self.jobs.iter().filter(move |(_, job)| (job.granted.is_some() || job.over) == decided);
         jobs.map(|(request, job)| {
             format!(
                 "client {} request {request} since {}: {:?}",
@@ -124,10 +125,6 @@ impl Client {
                 job.claims
             )
         })
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
     }
 }
 

@@ -120,6 +120,8 @@ struct Sums {
     computed: f64,
     /// By mix and fault: how often it was to be expected, in thousandths, and how often it came.
     faults: BTreeMap<(&'static str, mix::Fault), (u64, u64)>,
+    /// The same of what came by itself, in millionths.
+    noise: BTreeMap<(&'static str, mix::Came), (u64, u64)>,
 }
 
 impl Sums {
@@ -138,12 +140,23 @@ impl Sums {
             counted.0 += 1000 * (mix.length / mix.every) * weight / weights;
             counted.1 += ended.stats.faults.get(fault).copied().unwrap_or_default();
         }
+        for (came, (expected, often)) in &ended.stats.noise {
+            let counted = self.noise.entry((mix.name, *came)).or_default();
+            (counted.0, counted.1) = (counted.0 + expected, counted.1 + often);
+        }
     }
 
     /// A fault that was to be expected often, over all runs, and never came.
     fn missing(&self) -> Option<String> {
         let missing = self.faults.iter().find(|(_, (expected, came))| *expected > 30_000 && *came == 0);
-        missing.map(|((mix, fault), (expected, _))| format!("{mix}: no {fault:?}, of {}", expected / 1000))
+        let missing = missing
+            .map(|((mix, fault), (expected, _))| format!("{mix}: no {fault:?}, of {}", expected / 1000));
+        let silent = self.noise.iter().find(|(_, (expected, came))| *expected > 30_000_000 && *came == 0);
+        missing.or_else(|| {
+            silent.map(|((mix, came), (expected, _))| {
+                format!("{mix}: no {came:?}, of {}", expected / 1_000_000)
+            })
+        })
     }
 
     fn hours(&self) -> f64 {

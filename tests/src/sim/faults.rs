@@ -211,8 +211,12 @@ impl World {
     pub(super) fn connection_closed(&mut self, address: &Address) {
         let planted = self.is_planted(super::plant::Around::AnyCloseIsDeath);
         let Some((client, _)) = super::wires::client_of(address) else { return };
-        if !self.clients[client].present && !planted {
+        let present = self.clients[client].present;
+        if !present && !planted {
             return;
+        }
+        if present {
+            self.watch.no_loss.connection_ended(address);
         }
         self.close_at(0, address);
     }
@@ -237,12 +241,12 @@ impl World {
         match self.phase {
             Phase::Healing(since) => {
                 let left = Left {
-                    undecided: self.clients.iter().flat_map(super::client::Client::undecided).collect(),
+                    undecided: self.clients.iter().flat_map(|client| client.left(false)).collect(),
+                    unsettled: self.clients.iter().flat_map(|client| client.left(true)).collect(),
                     queued: self.queue.len(),
                     leaderless: !self.arbiters.iter().any(super::arbiter::Arbiter::is_active),
                 };
-                let idle = self.clients.iter().all(super::client::Client::is_idle);
-                if idle && liveness::healed(&left).is_ok() {
+                if liveness::healed(&left).is_ok() {
                     self.bury();
                 } else if self.now > since + patience {
                     let checked = liveness::healed(&left);

@@ -74,7 +74,7 @@ pub struct Stats {
     pub suspended: u64,
     /// Faults, by kind.
     pub faults: std::collections::BTreeMap<mix::Fault, u64>,
-    /// What came by itself, by kind: how often it was to be expected, in thousandths, and how often it came.
+    /// What came by itself, by kind: how often it was to be expected, in millionths, and how often it came.
     pub noise: std::collections::BTreeMap<mix::Came, (u64, u64)>,
 }
 

@@ -287,7 +287,7 @@ impl World {
         }
         let comes = self.dice.one_in(one_in);
         let counted = self.stats.noise.entry(name).or_default();
-        counted.0 += 1000 / one_in;
+        counted.0 += 1_000_000 / one_in;
         counted.1 += u64::from(comes);
         comes
     }
@@ -358,8 +358,9 @@ impl World {
                 return Some(format!("no {fault:?}, of {expected}"));
             }
         }
-        let missing = self.stats.noise.iter().find(|(_, (expected, came))| *expected > 15_000 && *came == 0);
-        missing.map(|(name, (expected, _))| format!("no {name:?}, of {}", expected / 1000))
+        let missing =
+            self.stats.noise.iter().find(|(_, (expected, came))| *expected > 15_000_000 && *came == 0);
+        missing.map(|(name, (expected, _))| format!("no {name:?}, of {}", expected / 1_000_000))
     }
 }
 
