@@ -174,3 +174,49 @@ async fn a_guard_starts_no_command_once_the_deadline_is_over() {
     assert_eq!(guard.ended().await.code, Some(0));
     assert!(!ran.exists(), "it ran");
 }
+
+/// Each stop of the command is reported to `run`, which may be stopped itself, and the pipe full.
+#[tokio::test]
+async fn a_guard_to_which_nobody_listens_kills_at_the_deadline() {
+    let (ours, guards) = std::os::unix::net::UnixStream::pair().unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&guards, 1).unwrap();
+    let mut guard = command();
+    let guard = Running::start(guard.arg("__guard").stdin(Stdio::from(OwnedFd::from(guards))));
+    ours.set_nonblocking(true).unwrap();
+    let mut pipe = BufReader::new(tokio::net::UnixStream::from_std(ours).unwrap());
+    let now = arbiterq_client::Clock::Boot.now();
+    let words = ["sh", "-c", "while :; do kill -STOP $$; done"].map(|word| word.as_bytes().to_vec());
+    let start = serde_json::json!({"start": {
+        "command": words, "variables": [], "deadline": now + 2_000_000, "lease": 60_000_000,
+        "kill_after": 100_000,
+    }});
+    pipe.write_all(format!("{start}\n").as_bytes()).await.unwrap();
+    let mut said = String::new();
+    tokio::time::timeout(GENEROUS, pipe.read_line(&mut said)).await.expect("an answer").unwrap();
+    let started: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let pid = u32::try_from(started["started"].as_u64().unwrap()).unwrap();
+    let group = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    let began = Instant::now();
+    let mut stops = 0;
+    while is_alive(pid) && began.elapsed() < Duration::from_secs(10) {
+        rustix::process::kill_process_group(group, Signal::CONT).ok();
+        stops += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let dead = !is_alive(pid);
+    rustix::process::kill_process_group(group, Signal::KILL).ok();
+    assert!(stops > 100, "it was stopped {stops} times");
+    assert!(dead, "it runs on after its lease");
+    // What could not be said is said once somebody listens.
+    let ended = async {
+        let mut lines = pipe.lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("ended") {
+                return lines;
+            }
+        }
+        panic!("the guard has not said the end");
+    };
+    drop(tokio::time::timeout(GENEROUS * 2, ended).await.expect("the end"));
+    guard.ended().await;
+}

@@ -142,6 +142,19 @@ impl Control {
         Ok(())
     }
 
+    /// Sends as much of these bytes as goes without waiting, and takes that off them.
+    pub(super) fn send_now(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match rustix::net::send(&self.stream, bytes, flags) {
+                Ok(sent) => drop(bytes.drain(..sent)),
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// The next message; none at the end of the pipe.
     ///
     /// # Cancel safety

@@ -78,6 +78,8 @@ struct Guard {
     children: SignalStream,
     session: Option<Session>,
     group: Option<Pid>,
+    /// What `run` has not taken yet. It may be stopped, and is never waited for: the deadline does not wait.
+    unsaid: Vec<u8>,
     leave: bool,
 }
 
@@ -94,6 +96,7 @@ impl Guard {
             children: signal(SignalKind::child())?,
             session: None,
             group: None,
+            unsaid: Vec::new(),
             leave: false,
         })
     }
@@ -104,7 +107,7 @@ impl Guard {
             let actions = tokio::select! {
                 biased;
                 message = self.control.receive(), if !self.plan.is_alone() => match message {
-                    Ok(Some(message)) => self.told(message).await,
+                    Ok(Some(message)) => self.told(message),
                     // An end, or something that `run` would not say.
                     Ok(None) | Err(_) => self.plan.pipe_ended(),
                 },
@@ -112,7 +115,7 @@ impl Guard {
                 () = tokio::time::sleep(pause) => Vec::new(),
             };
             self.carry_out(actions).await;
-            self.reap().await;
+            self.reap();
             if self.plan.waits_for_group() && self.group_is_empty() {
                 self.group = None;
                 let actions = self.plan.group_empty();
@@ -120,6 +123,7 @@ impl Guard {
             }
             let actions = self.plan.time(Clock::Boot.now());
             self.carry_out(actions).await;
+            self.say();
         }
         Ok(())
     }
@@ -132,7 +136,7 @@ impl Guard {
         self.plan.wake().map_or(LOOK_AGAIN, left).min(LOOK_AGAIN)
     }
 
-    async fn told(&mut self, message: ToGuard) -> Vec<Action> {
+    fn told(&mut self, message: ToGuard) -> Vec<Action> {
         match message {
             ToGuard::Session { url, partition, session, key, lease } => {
                 let auth = arbiterq_client::wire::Auth { session, key };
@@ -143,7 +147,7 @@ impl Guard {
                 let stdin = self.control.take_file();
                 // Our turn may have come late: somebody else may hold by now.
                 if Clock::Boot.now() >= deadline {
-                    self.report(&FromGuard::Lapse).await;
+                    self.report(&FromGuard::Lapse);
                     return Vec::new();
                 }
                 let report = match start(command, variables, stdin) {
@@ -157,7 +161,7 @@ impl Guard {
                         message: error.to_string(),
                     },
                 };
-                self.report(&report).await;
+                self.report(&report);
                 Vec::new()
             }
             ToGuard::Deadline(deadline) => {
@@ -174,10 +178,8 @@ impl Guard {
         for action in actions {
             match action {
                 Action::Signal(signal) => self.send_signal(signal),
-                Action::ReportLapse => self.report(&FromGuard::Lapse).await,
-                Action::ReportEnded { exit, stopped } => {
-                    self.report(&FromGuard::Ended { exit, stopped }).await
-                }
+                Action::ReportLapse => self.report(&FromGuard::Lapse),
+                Action::ReportEnded { exit, stopped } => self.report(&FromGuard::Ended { exit, stopped }),
                 Action::CloseSession => {
                     // It may take as long as a lease, and whoever reads what the command said is to see the end.
                     say_no_more();
@@ -199,13 +201,16 @@ impl Guard {
     }
 
     /// Collects every child that has ended, also those that the command left behind.
-    async fn reap(&mut self) {
+    fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             if Some(pid) != self.group {
                 continue;
             }
             if let Some(signal) = status.stopping_signal().filter(|_| status.stopped()) {
-                self.report(&FromGuard::Suspended(signal)).await;
+                // One that is still to be taken says it already.
+                if self.unsaid.is_empty() {
+                    self.report(&FromGuard::Suspended(signal));
+                }
             } else {
                 let code = status.exit_status().map(Exit::Code);
                 let exit = code.unwrap_or(Exit::Signal(status.terminating_signal().unwrap_or(SIGKILL)));
@@ -218,9 +223,18 @@ impl Guard {
         self.group.is_none_or(|group| test_kill_process_group(group) == Err(rustix::io::Errno::SRCH))
     }
 
-    async fn report(&self, message: &FromGuard) {
-        // If `run` is gone, the end of the pipe says so next.
-        let _ = self.control.send(message, None).await;
+    fn report(&mut self, message: &FromGuard) {
+        // A value of ours: serialising cannot fail.
+        self.unsaid.extend(serde_json::to_vec(message).unwrap_or_default());
+        self.unsaid.push(b'\n');
+        self.say();
+    }
+
+    fn say(&mut self) {
+        if self.control.send_now(&mut self.unsaid).is_err() {
+            // `run` is gone: the end of the pipe says so next.
+            self.unsaid.clear();
+        }
     }
 }
 
