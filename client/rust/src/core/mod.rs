@@ -238,8 +238,6 @@ struct Session {
     attach_wanted: Option<Micros>,
     /// A keep-alive is to be sent with whatever is sent next.
     alive_wanted: bool,
-    /// Grants that we have heard of: what is said of another is said of one whose `granted` was lost.
-    seen: BTreeSet<Token>,
     /// The index of the newest `alive`, and the grants that it names: any other up to that index is over.
     judged: u64,
     judged_held: BTreeSet<Token>,

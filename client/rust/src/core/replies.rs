@@ -13,8 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Revocations of grants not heard of yet that are remembered; beyond it the oldest grant's is forgotten. A session
 /// has at most W grants, so this is never met by an arbiter that follows the rules.
 const REVOKED_MAX: usize = 1024;
-/// Grants heard of that are remembered; beyond it the oldest is forgotten. Far more than can be under way.
-const SEEN_MAX: usize = 1024;
 
 impl SessionCore {
     /// The arbiter says something. `done`, and a `status` that this core has not asked for, are the driver's.
@@ -49,7 +47,7 @@ impl SessionCore {
         match body {
             ReplyBody::Queued(queued) => self.queued(now, index, queued),
             ReplyBody::Granted(granted) => self.granted(now, granted),
-            ReplyBody::Released(released) => self.over_token(now, released.token, released.reason),
+            ReplyBody::Released(released) => self.over_token(released.token, released.reason),
             ReplyBody::Ended(ended) => self.over_seq(ended.seq, End::Ended(ended.reason)),
             ReplyBody::Refused(refused) => self.refused(now, refused),
             ReplyBody::Lost(lost) => self.revoked(now, lost.token, lost.reason),
@@ -93,7 +91,6 @@ impl SessionCore {
             attach_known_by: 0,
             attach_wanted: None,
             alive_wanted: false,
-            seen: BTreeSet::new(),
             judged: 0,
             judged_held: BTreeSet::new(),
             heard_from: now,
@@ -175,14 +172,6 @@ impl SessionCore {
         }
     }
 
-    fn seen(&mut self, token: Token) {
-        let Phase::Open(session) = &mut self.phase else { return };
-        session.seen.insert(token);
-        if session.seen.len() > SEEN_MAX {
-            session.seen.pop_first();
-        }
-    }
-
     fn request_of(&self, seq: Seq) -> Option<RequestId> {
         match &self.phase {
             Phase::Open(session) => session.live.get(&seq).copied(),
@@ -225,7 +214,6 @@ impl SessionCore {
             // An older copy, on an earlier connection. What became of it is the answer to the request, asked again.
             return;
         }
-        self.seen(token);
         let Some(request) = self.request_of(seq) else {
             return self.unwanted(now, seq, Some(token));
         };
@@ -307,43 +295,20 @@ impl SessionCore {
     }
 
     /// The arbiter says that this grant is over.
-    fn over_token(&mut self, now: Micros, token: Token, reason: Reason) {
+    fn over_token(&mut self, token: Token, reason: Reason) {
         let Phase::Open(session) = &mut self.phase else { return };
         session.revoked.remove(&token);
         let seq = session.owed.iter().find(|(_, owed)| owed.token == Some(token)).map(|(seq, _)| *seq);
         if let Some(owed) = seq.and_then(|seq| session.owed.remove(&seq)) {
             return self.settle(owed.request, reason);
         }
+        // One that we never heard of says nothing: a request whose grant it was is answered by its number.
         if let Some(request) = self.request_with(token) {
-            return self.finish(request, |state| match state {
+            self.finish(request, |state| match state {
                 State::Held { .. } => Some(Event::Lost { request, token, reason }),
                 State::Lost { .. } => None,
                 _ => Some(Event::Ended { request, end: End::Lost(reason) }),
             });
-        }
-        self.over_unnamed(now, token, reason);
-    }
-
-    /// A grant is over that we never heard of. It was one of those whose answer got lost and that were sent
-    /// again; which, the message does not say, unless there is only one.
-    fn over_unnamed(&mut self, now: Micros, token: Token, reason: Reason) {
-        let Phase::Open(session) = &mut self.phase else { return };
-        if session.seen.contains(&token) {
-            return;
-        }
-        let owed = session.owed.iter().filter(|(_, owed)| owed.token.is_none());
-        let mut seqs: Vec<Seq> = owed.map(|(seq, _)| *seq).collect();
-        let repeated = session.live.iter().filter(|(_, request)| {
-            let state = self.requests.get(request).map(|entry| &entry.state);
-            matches!(state, Some(State::Asked(repeat)) if repeat.count > 1)
-        });
-        seqs.extend(repeated.map(|(seq, _)| *seq));
-        if let [seq] = seqs[..] {
-            if let Some(owed) = session.owed.remove(&seq) {
-                self.settle(owed.request, reason);
-            } else if let Some(request) = self.request_of(seq) {
-                self.lost_unseen(now, request, token, reason);
-            }
         }
     }
 
@@ -441,7 +406,6 @@ impl SessionCore {
         let positions: BTreeMap<Seq, u64> = alive.positions.iter().copied().collect();
         let revoked: BTreeMap<Token, Reason> = alive.revoked.iter().map(|gone| (gone.0, gone.1)).collect();
         for (seq, token) in &held {
-            self.seen(*token);
             match self.request_of(*seq) {
                 Some(request) => self.found_held(now, request, *token, revoked.get(token).copied()),
                 None => self.unwanted(now, *seq, Some(*token)),

@@ -1,6 +1,7 @@
 //! One test a counterexample: the rule stands, and with the tempting rule planted the same scenario goes wrong.
 
 use super::*;
+use crate::wire::Ended;
 
 /// The scenario says whether all is well: it must be with the rule, and must not be without.
 fn shown_by(planted: Planted, well: impl Fn(Option<Planted>) -> bool) {
@@ -173,8 +174,8 @@ fn c45_a_grant_that_an_alive_misses_is_over_whichever_copy_comes_later() {
     c.alive(1, 120, &[], &[]);
     c.granted(1, 110);
     assert!(!c.believes(110));
-    c.hear(121, Some(SESSION), ReplyBody::Released(Released { token: 110, reason: Reason::HoldLimit }));
-    assert!(c.events.contains(&Event::Ended { request: 1, end: End::Lost(Reason::HoldLimit) }));
+    c.hear(121, Some(SESSION), ReplyBody::Ended(Ended { seq: 1, reason: Reason::HoldLimit }));
+    assert!(c.events.contains(&Event::Ended { request: 1, end: End::Ended(Reason::HoldLimit) }));
     // Seen outside the lease: it never goes back to being asked for.
     let mut c = Script::asked(None);
     c.pass(58 * SECOND);

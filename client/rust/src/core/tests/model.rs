@@ -211,18 +211,20 @@ impl Arbiter {
                     }
                     Place::Held(token) | Place::Revoking(token, _) => granted(acquire.seq, token),
                     Place::Ended(reason) => ReplyBody::Ended(Ended { seq: acquire.seq, reason }),
-                    Place::Released(token) => {
-                        ReplyBody::Released(Released { token, reason: Reason::Released })
+                    // By its number: who asks again may never have heard of a token.
+                    Place::Released(_) => {
+                        ReplyBody::Ended(Ended { seq: acquire.seq, reason: Reason::Released })
                     }
                 }
             }
             RequestBody::Cancel(cancel) => {
                 let seq = cancel.seq;
                 match session.requests.get(&seq).copied() {
-                    Some(Place::Held(token) | Place::Revoking(token, _) | Place::Released(token)) => {
+                    Some(Place::Held(token) | Place::Revoking(token, _)) => {
                         session.requests.insert(seq, Place::Released(token));
                         ReplyBody::Released(Released { token, reason: Reason::Cancelled })
                     }
+                    Some(Place::Released(_)) => ReplyBody::Ended(Ended { seq, reason: Reason::Released }),
                     _ => {
                         session.requests.insert(seq, Place::Ended(Reason::Cancelled));
                         ReplyBody::Ended(Ended { seq, reason: Reason::Cancelled })
