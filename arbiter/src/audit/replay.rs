@@ -72,7 +72,7 @@ pub enum ReplayError {
         /// The version that it names.
         rules: u32,
     },
-    /// A line that is no record of the chain, at or below what is known durable.
+    /// A line that is no record of the chain, or not the one that was, at or below what is known durable.
     #[error("{}, line {line}: {what}", file.display())]
     Damaged {
         /// The segment.
@@ -282,6 +282,11 @@ pub fn replay_folder(dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<Report
             false => Err(UnreadableLine("it has no line feed at its end".to_owned())),
         };
         let what = match read {
+            Ok(sealed)
+                if durable.as_ref().is_some_and(|mark| mark.index == index && mark.hash != sealed.hash) =>
+            {
+                "it is not the record that is known durable: the end was written anew".to_owned()
+            }
             Ok(sealed) if replay.is_next(&sealed) => {
                 replay.record(&sealed)?;
                 if index.is_multiple_of(10_000) {

@@ -103,13 +103,32 @@ fn newer_rules_are_not_replayed() {
     assert!(matches!(error, ReplayError::Rules { rules, .. } if rules == RULES + 1), "{error}");
 }
 
-#[test]
-fn an_end_is_ignored_above_the_mark_only() {
+fn copy_of_golden() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden()).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
     }
+    dir
+}
+
+#[test]
+fn an_end_that_was_written_anew_is_not_what_is_known_durable() {
+    let dir = copy_of_golden();
+    let file = crate::log::file::segments(dir.path()).unwrap().pop().unwrap().path;
+    let whole = std::fs::read(&file).unwrap();
+    let begin = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    let mut last = records().pop().unwrap();
+    last.at = last.at.plus_ms(1);
+    let line = Sealed::new(last).line;
+    std::fs::write(&file, [&whole[..begin], &line[..], b"\n"].concat()).unwrap();
+    let error = replay_folder(dir.path(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, ReplayError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn an_end_is_ignored_above_the_mark_only() {
+    let dir = copy_of_golden();
     let last = crate::log::file::segments(dir.path()).unwrap().pop().unwrap().path;
     let whole = std::fs::read(&last).unwrap();
     std::fs::write(&last, [&whole, b"{\"index\":".as_slice()].concat()).unwrap();
