@@ -1,7 +1,7 @@
 //! Closes a session of a process that is gone, over a connection of its own.
 
 use arbiterq_client::Url;
-use arbiterq_client::wire::{Auth, Close, REPLY_BYTES_MAX, Reply, ReplyBody, Request, RequestBody};
+use arbiterq_client::wire::{Auth, Close, REPLY_BYTES_MAX, Reason, Reply, ReplyBody, Request, RequestBody};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -43,6 +43,15 @@ async fn try_once(url: &Url, line: &[u8], session: u64) -> io::Result<()> {
     }
 }
 
+fn is_final(body: &ReplyBody) -> bool {
+    match body {
+        ReplyBody::SessionEnded(_) => true,
+        // One that is shutting down has not decided it; the next one will.
+        ReplyBody::Refused(refused) => refused.reason != Reason::ShuttingDown,
+        _ => false,
+    }
+}
+
 /// Sends, and waits for any word that the session is over or not ours.
 async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, line: &[u8], session: u64) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -55,9 +64,37 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, line: &[u8], sess
         }
         if let Ok(Some(reply)) = Reply::decode(&reply)
             && reply.session.is_none_or(|of| of == session)
-            && matches!(reply.body, ReplyBody::SessionEnded(_) | ReplyBody::Refused(_))
+            && is_final(&reply.body)
         {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arbiterq_client::wire::SessionKey;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn an_arbiter_that_is_shutting_down_has_not_heard_it() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let arbiter = tokio::spawn(async move {
+            let refused = r#"{"v":1,"partition":0,"epoch":1,"index":9,"refused":{"reason":"shutting_down"}}"#;
+            let ended = r#"{"v":1,"partition":0,"epoch":2,"index":9,"session":4,"session_ended":{"reason":"closed"}}"#;
+            for (heard, answer) in [refused, ended].into_iter().enumerate() {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+                if heard == 1 {
+                    return stream;
+                }
+            }
+            unreachable!("it is heard the second time")
+        });
+        let auth = Auth { session: 4, key: SessionKey::random([1; 16]) };
+        close_session(&url, 0, auth, Duration::from_secs(20)).await;
+        assert!(arbiter.is_finished(), "it was taken for heard: {}", Reason::ShuttingDown);
     }
 }
