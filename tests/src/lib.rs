@@ -182,6 +182,18 @@ pub fn write_folder(folder: &Path, lines: &[Vec<u8>]) {
     write_mark(folder, lines.last().map(Vec::as_slice));
 }
 
+/// Copies a data folder with one log, that of partition 0.
+///
+/// # Panics
+/// If it cannot.
+pub fn copy_data(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.join("0")).expect("a folder");
+    for entry in std::fs::read_dir(from.join("0")).expect("a folder") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join("0").join(entry.file_name())).expect("a copy");
+    }
+}
+
 /// A folder for what is written and read very often: in memory, where there is a place for that.
 ///
 /// # Panics

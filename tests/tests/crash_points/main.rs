@@ -7,10 +7,10 @@ use arbiterq::audit::verify::verify_folder;
 use arbiterq_tests::binary::{Served, command, is_alive};
 use arbiterq_tests::strace::{self, Call, Class, Fault, Point};
 use arbiterq_tests::verifiers::both_are_clean;
-use arbiterq_tests::{PATIENCE, Raw, log_lines, write_mark};
+use arbiterq_tests::{PATIENCE, Raw, copy_data, log_lines, write_mark};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -186,15 +186,6 @@ async fn checkpoint(told: &Told, goes_on: &dyn Fn() -> bool) {
     timeout(PATIENCE, wait).await.expect("a checkpoint");
 }
 
-/// Copies a data folder with one log.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to.join("0")).unwrap();
-    for entry in std::fs::read_dir(from.join("0")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join("0").join(entry.file_name())).unwrap();
-    }
-}
-
 /// Logs to begin with.
 struct Bases {
     folder: tempfile::TempDir,
@@ -213,7 +204,7 @@ impl Bases {
         }
         served.stop().await;
         let torn = bases.of(Scenario::Torn);
-        copy(&grown, &torn);
+        copy_data(&grown, &torn);
         let lines = log_lines(&torn.join("0"));
         write_mark(&torn.join("0"), Some(&lines[lines.len() - 4]));
         let segment = torn.join("0").join(format!("{:020}.log", 0));
@@ -247,7 +238,7 @@ async fn run(bases: &Bases, scenario: Scenario, at: Option<(&Point, Fault)>) -> 
     if scenario == Scenario::Made {
         std::fs::create_dir_all(data.join("0")).unwrap();
     } else if scenario != Scenario::New {
-        copy(&bases.of(scenario), &data);
+        copy_data(&bases.of(scenario), &data);
     }
     let mut process = strace::start(&data, &trace, at);
     let mut told = Told::default();
