@@ -157,7 +157,7 @@ struct Writer<S: Storage> {
     segment_bytes_max: u64,
     /// The last record written.
     last: Option<Mark>,
-    /// Whether anything was written since the last sync.
+    /// Whether there may be anything that the mark does not say.
     unsynced: bool,
     lines: Vec<u8>,
 }
@@ -192,7 +192,8 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         fsync: options.fsync,
         segment_bytes_max: options.segment_bytes_max,
         last,
-        unsynced: false,
+        // Without syncs a start may find more than the mark says.
+        unsynced: options.fsync == Fsync::Never && last.is_some(),
         lines: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
