@@ -215,6 +215,8 @@ async fn write(wire: Arc<Wire>, connection: &Connection) {
                         written += bytes;
                         connection.written(bytes);
                     }
+                    // The drop may have woken it already, together with what there was to write.
+                    Err(_) if connection.dropped.load(Ordering::Acquire) => return,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::select! {
                             ready = wire.writable() => if ready.is_err() { return },
@@ -366,5 +368,26 @@ impl<'a> Reader<'a> {
         for inbox in &self.hub.inboxes {
             let _ = inbox.send(Inbound::Closed(self.connection.address.clone())).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_writer_that_hears_late_of_the_drop_does_not_wait_for_the_client() {
+        let hub = Hub::new("t".into(), Vec::new(), 1);
+        let (connection, _asked) = hub.register().unwrap();
+        let (ours, _client) = UnixStream::pair().unwrap();
+        let detail = "x".repeat(MESSAGE_BYTES_MAX);
+        let reason = Reason::Malformed;
+        let body = ReplyBody::Refused(Refused { id: None, seq: None, token: None, reason, detail });
+        let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
+        // Up to the bound, at which the connection is dropped. Whatever woke the writer is one wake by now.
+        while connection.push(&reply) {}
+        let written = write(Arc::new(Wire::Unix(ours)), &connection);
+        tokio::time::timeout(Duration::from_secs(10), written).await.expect("it ends");
     }
 }
