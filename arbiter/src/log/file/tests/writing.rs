@@ -382,3 +382,21 @@ fn room_is_written_ahead_of_the_records() {
     let (opened, replayed) = start(crashed.path(), Options::default());
     assert_eq!((opened.cut, replayed.records), (None, chain.all));
 }
+
+#[test]
+fn the_mark_is_synced_though_entries_keep_coming() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, ..) = open(dir.path(), Options::default()).unwrap();
+    let mut chain = Chain::default();
+    let shared = Arc::clone(&log.shared);
+    let synced = std::thread::spawn(move || shared.sync_mark());
+    while !synced.is_finished() {
+        assert!(chain.all.len() < 20_000, "it waits for a pause");
+        let sealed = chain.push();
+        while let Err(AppendError::Full) = log.append(std::slice::from_ref(sealed)) {
+            std::thread::yield_now();
+        }
+    }
+    synced.join().unwrap().unwrap();
+    log.close().unwrap();
+}
