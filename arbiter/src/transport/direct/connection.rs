@@ -145,8 +145,10 @@ impl Hub {
                     biased;
                     () = connection.drop_now.notified() => break,
                     Some(passed) = asked.recv() => {
-                        while let Ok(line) = requests.try_recv() {
+                        let mut handed_on = 0;
+                        while handed_on < SWEEP_BYTES_MAX && let Ok(line) = requests.try_recv() {
                             reader.line(&line).await;
+                            handed_on += line.len() + 1;
                         }
                         drop::<oneshot::Sender<()>>(passed);
                     }
