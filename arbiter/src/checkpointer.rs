@@ -44,7 +44,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Asks for a checkpoint; false if one is being made.
+    /// Asks for a checkpoint, perhaps while one is being made; false if that was done already.
     pub(crate) fn ask(&self) -> bool {
         match &self.asks {
             Some(asks) => !matches!(asks.try_send(()), Err(TrySendError::Full(()))),
