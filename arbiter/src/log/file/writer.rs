@@ -237,11 +237,12 @@ impl<S: Storage> Writer<S> {
             match self.next_work() {
                 Work::Write(group) => self.write(&group)?,
                 Work::SyncMark(waiting) => {
-                    self.sync_with_mark()?;
+                    let synced = self.sync_with_mark();
                     for MarkSync { answer, .. } in waiting {
                         // Whoever no longer waits does not need it.
-                        let _ = answer.try_send(Ok(()));
+                        let _ = answer.try_send(synced.clone().map_err(WriteError::from));
                     }
+                    synced?;
                 }
                 Work::Close => {
                     self.storage.finish()?;

@@ -256,6 +256,16 @@ async fn a_failed_sync_proves_nothing_and_is_not_tried_again() {
     assert_eq!(Mark::read(dir.path()).unwrap(), Some(chain.mark(2)));
 }
 
+#[test]
+fn who_waits_for_the_mark_hears_why_it_failed() {
+    let (dir, demands) = (tempfile::tempdir().unwrap(), Arc::new(Demands::default()));
+    demands.inner.lock().unwrap().fails = Some(Asked::SyncMark);
+    let log = open_demanding(dir.path(), &small(), &demands);
+    let failed = log.shared.sync_mark();
+    assert!(matches!(failed, Err(WriteError::Io(_))), "{failed:?}");
+    assert!(matches!(log.close(), Err(WriteError::Io(_))));
+}
+
 #[tokio::test]
 async fn a_panic_of_the_thread_is_noticed() {
     let chain = Chain::of(2);
