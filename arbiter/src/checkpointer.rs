@@ -11,12 +11,12 @@ use arbiterq_client::wire::Hash;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often it looks whether the record that it waits for is proven: a sync away, as a rule.
+/// How often it looks whether the record that it waits for is proven, a sync away as a rule, and whether it is to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A draft whose hash is to be put into the chain. Dropped unanswered, it is given up.
@@ -44,7 +44,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Asks for a checkpoint; false if one is being made.
+    /// Asks for a checkpoint, perhaps while one is being made; false if that was done already.
     pub(crate) fn ask(&self) -> bool {
         match &self.asks {
             Some(asks) => !matches!(asks.try_send(()), Err(TrySendError::Full(()))),
@@ -172,8 +172,7 @@ impl Checkpointer {
         if self.drafts.blocking_send(Drafted { of, hash, recorded }).is_err() {
             return Ok(None);
         }
-        // Dropped where the record cannot be made.
-        let Ok(index) = is_recorded.recv() else { return Ok(None) };
+        let Some(index) = self.answer(&is_recorded) else { return Ok(None) };
         while !self.is_stopping() {
             match self.fold()? {
                 Some(record) if record.sealed.record.index == index => {
@@ -185,6 +184,18 @@ impl Checkpointer {
             }
         }
         Ok(None)
+    }
+
+    /// The index of the draft's record. None if it cannot be made, or if this is to end: a draft that was sent in the
+    /// moment in which nobody takes any more is neither answered nor dropped.
+    fn answer(&self, is_recorded: &Receiver<u64>) -> Option<u64> {
+        loop {
+            match is_recorded.recv_timeout(LOOK_AGAIN) {
+                Ok(index) => return Some(index),
+                Err(RecvTimeoutError::Timeout) if !self.is_stopping() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     fn is_stopping(&self) -> bool {
@@ -273,6 +284,20 @@ mod tests {
         handle.stop().unwrap();
         log.close().unwrap();
         open(folder.path()).expect("the folder is given back");
+    }
+
+    #[tokio::test]
+    async fn it_ends_though_nobody_has_taken_what_it_drafted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, mut handle, _) = begun(folder.path()).await;
+        assert!(handle.ask());
+        // As one that was sent in the moment in which nobody takes any more.
+        let untaken = handle.drafted().await.unwrap();
+        let stopped = tokio::task::spawn_blocking(|| handle.stop());
+        let stopped = tokio::time::timeout(Duration::from_secs(10), stopped).await;
+        drop(untaken);
+        stopped.expect("it is not waited for").unwrap().unwrap();
+        log.close().unwrap();
     }
 
     #[tokio::test]

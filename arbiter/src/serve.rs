@@ -191,20 +191,26 @@ pub async fn serve_under(
         () = hub.failed() => Err(transport_failed()),
     };
     let _ = stop.send(true);
+    // What failed first says why, also where it keeps the rest from finishing.
+    let mut also = |ended: Result<(), ServeError>| {
+        if result.is_ok() {
+            result = ended;
+        }
+    };
     let finish = async {
         if accepts {
-            result = result.and(accepted(accepting.await));
+            also(accepted(accepting.await));
         }
         while let Some(ended) = loops.join_next().await {
-            result = result.and(ended.map_err(panicked).and_then(|ended| ended));
+            also(ended.map_err(panicked).and_then(|ended| ended));
         }
         hub.flushed().await;
         hub.close();
         hub.closed().await;
-        result
     };
     let limit = config.shutdown_timeout;
-    tokio::time::timeout(limit, finish).await.unwrap_or(Err(ServeError::ShutdownTimeout(limit)))
+    let finished = tokio::time::timeout(limit, finish).await;
+    result.and(finished.map_err(|_| ServeError::ShutdownTimeout(limit)))
 }
 
 impl From<checkpointer::Panicked> for ServeError {

@@ -5,7 +5,7 @@ use arbiterq::log::file::{FileLog, Options};
 use arbiterq::log::memory::MemoryLog;
 use arbiterq::log::record::{Command, Event, RULES, Record};
 use arbiterq::partition::{Activation, Delivery, Mark, Outgoing, Partition, PartitionConfig};
-use arbiterq::serve::{Listen, ServeError, genesis};
+use arbiterq::serve::{Listen, ServeError, genesis, serve};
 use arbiterq::state::State;
 use arbiterq_client::wire::{
     Acquire, Claim, ForceRelease, LogId, Nonce, Open, Principal, Reason, Release, ReplyBody, Request,
@@ -241,6 +241,29 @@ async fn what_is_being_written_when_the_arbiter_stops_is_written_to_the_end() {
     let _ = tokio::time::timeout(Duration::from_millis(100), &mut stopping).await;
     tokio::time::timeout(PATIENCE, slow.read_to_end(&mut told)).await.unwrap().unwrap();
     assert_eq!(told.iter().filter(|byte| **byte == b'\n').count(), 8_000);
+}
+
+#[tokio::test]
+async fn what_failed_is_said_also_if_there_is_no_time_to_finish() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, data) = (folder.path().join("socket"), folder.path().join("data"));
+    let mut config = serve_config(&data);
+    config.listen = Listen::Unix(socket.clone());
+    // Every entry needs a new file.
+    config.log.segment_bytes_max = 1;
+    // Less than a client that reads nothing is given.
+    config.shutdown_timeout = Duration::from_millis(100);
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let served = tokio::spawn(serve(config, std::future::pending(), |_| ready.send(()).unwrap()));
+    is_ready.await.unwrap();
+    let mut slow = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    slow.write_all("x\n".repeat(8_000).as_bytes()).await.unwrap();
+    assert_eq!(slow.read(&mut [0]).await.unwrap(), 1);
+    std::fs::remove_dir_all(data).unwrap();
+    let status = "{\"v\":1,\"partition\":0,\"status\":{\"id\":\"1\",\"what\":\"summary\"}}\n";
+    slow.write_all(status.as_bytes()).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ServeError::Log(_))), "{ended:?}");
 }
 
 #[tokio::test]

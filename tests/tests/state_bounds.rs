@@ -8,7 +8,9 @@ use arbiterq::log::record::{
 };
 use arbiterq::state::{Known, Outcome, State, decide, snapshot};
 use arbiterq_client::wire::{
-    CLAIMS_MAX, Cause, Claim, PrincipalBy, Reason, ResourceName, Seq, SessionId, Timestamp,
+    CLAIMS_MAX, Cause, Claim, ID_BYTES_MAX, LABEL_BYTES_MAX, PrincipalBy, REASON_BYTES_MAX, REPLY_BYTES_MAX,
+    RESOURCE_BYTES_MAX, Reason, Reply, ReplyBody, ResourceName, Seq, SessionId, Status, StatusWhat,
+    Timestamp,
 };
 
 /// A state, and the records that made it.
@@ -90,6 +92,47 @@ fn roomy() -> Policy {
 
 fn ends(sealed: &Sealed) -> usize {
     sealed.record.events.iter().filter(|event| matches!(event, Event::SessionEnded { .. })).count()
+}
+
+/// Clients take a longer reply for a broken connection: then nobody could look at all.
+#[test]
+fn a_look_at_a_queue_fits_into_a_reply_whatever_is_said_there() {
+    let mut desk = Desk::new(roomy());
+    // As long as they may be, and each character written as two.
+    let quotes = |bytes: usize| "\"".repeat(bytes);
+    let session = desk.state.tip().next_index;
+    desk.run(Command::Open(OpenCommand {
+        key_hash: hash_of(b"key"),
+        lease_ms: 60_000,
+        fail_fast_ms: None,
+        label: quotes(LABEL_BYTES_MAX).into(),
+        principal: "uid:4294967295".into(),
+        principal_by: PrincipalBy::UnixPeer,
+        reply_to: None,
+    }));
+    let resource = name(&quotes(RESOURCE_BYTES_MAX));
+    let rows = Status::ROWS_MAX as u64 + 10;
+    for seq in 0..2 * rows {
+        let claim = if seq < rows { Claim::shared } else { Claim::exclusive };
+        desk.run(Command::Acquire(AcquireCommand {
+            session,
+            seq,
+            claims: vec![claim(resource.clone())],
+            owner: None,
+            priority: 0,
+            wait_ms: None,
+            hold_max_ms: None,
+            reason: Some(quotes(REASON_BYTES_MAX).into()),
+            value: None,
+        }));
+    }
+    let status = desk.state.status(&quotes(ID_BYTES_MAX), &StatusWhat::Queue(resource), desk.now);
+    assert_eq!((status.held, status.waiting), (rows, rows));
+    assert_eq!(status.holders.len(), Status::ROWS_MAX);
+    assert!(status.queue.len() > Status::ROWS_MAX / 2, "{}", status.queue.len());
+    let body = ReplyBody::Status(status);
+    let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
+    assert!(reply.encode().len() <= REPLY_BYTES_MAX, "{}", reply.encode().len());
 }
 
 #[test]

@@ -148,6 +148,12 @@ struct Client {
     address: &'static str,
 }
 
+/// A message as a queue delivers it that knows positions.
+fn at(position: u64, request: Request, from: &str) -> Delivery {
+    let (from, principal) = (Some(from.into()), Principal::anonymous());
+    Delivery { id: position, from, principal, present: false, position: Some(position), request }
+}
+
 fn open_request(key: u8) -> Request {
     let open = Open {
         id: format!("open-{key}"),
@@ -216,6 +222,23 @@ fn records(log: &MemoryLog) -> Vec<Sealed> {
 
 fn events(log: &MemoryLog) -> Vec<Event> {
     records(log).into_iter().flat_map(|sealed| sealed.record.events).collect()
+}
+
+/// Whoever takes over goes on behind `upto`: what is not answered by then never is.
+#[test]
+fn no_record_counts_a_message_as_decided_that_a_later_one_answers() {
+    let log = new_log();
+    let mut a = Arbiter::active(&log, 1);
+    let c = Client::open(&mut a, 1, "c");
+    // A renewal waits for a record, and the release of what is not held makes none.
+    a.partition.deliver(at(1, c.keep_alive(1), c.address), a.now);
+    a.partition.deliver(at(2, c.release(999), c.address), a.now);
+    a.settle();
+    let told = a.wait(Duration::from_secs(1));
+    let refused = told.iter().find(|outgoing| matches!(outgoing.reply.body, ReplyBody::Refused(_)));
+    let answered = refused.expect("it is answered").reply.index;
+    let decided = records(&log).into_iter().find(|sealed| sealed.record.upto >= Some(2));
+    assert_eq!(decided.expect("it is decided").record.index, answered);
 }
 
 #[test]

@@ -147,21 +147,32 @@ impl CheckpointStore {
             position: record.position,
             body_hash,
         };
-        self.put(&body_path(&self.dir, of), &draft.body)?;
-        // A mark behind a checkpoint can then only be a changed one.
-        self.log.sync_mark()?;
-        self.put(&manifest_path(&self.dir, of), &manifest.encode())?;
+        if let Err(error) = self.put_both(draft, &manifest) {
+            // A part of a checkpoint is of no use, and the log may need its room. A start removes what is left.
+            let _ = remove(&manifest_path(&self.dir, of)).and_then(|()| remove(&body_path(&self.dir, of)));
+            return Err(error);
+        }
         self.prune()?;
         Ok(manifest)
+    }
+
+    fn put_both(&self, draft: &Draft, manifest: &Manifest) -> Result<(), StoreError> {
+        self.put(&body_path(&self.dir, manifest.of), &draft.body)?;
+        // A mark behind a checkpoint can then only be a changed one.
+        self.log.sync_mark()?;
+        self.put(&manifest_path(&self.dir, manifest.of), &manifest.encode())?;
+        Ok(())
     }
 
     /// A file that is there as a whole or not at all.
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), IoFailure> {
         let tmp = path.with_added_extension("tmp");
-        let mut file = File::create(&tmp).map_err(IoFailure::of("create", &tmp))?;
-        file.write_all(bytes).map_err(IoFailure::of("write", &tmp))?;
-        file.sync_all().map_err(IoFailure::of("sync", &tmp))?;
-        fs::rename(&tmp, path).map_err(IoFailure::of("rename", &tmp))?;
+        let written = write_synced(&tmp, bytes)
+            .and_then(|()| fs::rename(&tmp, path).map_err(IoFailure::of("rename", &tmp)));
+        if let Err(error) = written {
+            let _ = remove(&tmp);
+            return Err(error);
+        }
         sync_dir(&self.dir)
     }
 
@@ -192,6 +203,12 @@ impl Manifest {
         line.push(b'\n');
         line
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), IoFailure> {
+    let mut file = File::create(path).map_err(IoFailure::of("create", path))?;
+    file.write_all(bytes).map_err(IoFailure::of("write", path))?;
+    file.sync_all().map_err(IoFailure::of("sync", path))
 }
 
 fn body_path(dir: &Path, of: u64) -> PathBuf {

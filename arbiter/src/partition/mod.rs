@@ -487,7 +487,10 @@ impl Partition {
         if makes_record {
             self.seal_renewed(command, events, renewed, at, source);
         } else if !renewed.is_empty() {
+            // The message that the command came in is answered by the next record: not decided so far.
+            let upto = self.upto.take();
             self.seal_renewed(Command::Barrier, Vec::new(), renewed, at, None);
+            self.upto = upto;
         }
         if makes_record || !self.plants.has(Planted::AdvanceOnlyAfter) {
             self.advance(now);

@@ -22,7 +22,7 @@ impl Listen {
     pub fn parse(text: &str) -> Result<Self, String> {
         // A client cannot connect to port 0, so its URL does not take it; a listener can.
         let (text, any_port) = match text.strip_suffix(":0") {
-            Some(host) if !host.ends_with(':') => (host, true),
+            Some(host) if host.starts_with("tcp://") && !host.ends_with(':') => (host, true),
             _ => (text, false),
         };
         let url: Url = text.parse().map_err(|error: arbiterq_client::Error| match error.remedy() {
@@ -75,6 +75,7 @@ mod tests {
             ("tcp://[::1]:0", "tcp://[::1]:0", true),
             ("tcp://0.0.0.0:7117", "tcp://0.0.0.0:7117", false),
             ("unix:///run/arbiter.sock", "unix:///run/arbiter.sock", true),
+            ("unix:///run/arbiter:0", "unix:///run/arbiter:0", true),
         ] {
             let listen = Listen::parse(text).unwrap();
             assert_eq!((listen.to_string().as_str(), listen.is_local()), (shown, local), "{text}");

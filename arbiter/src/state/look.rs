@@ -6,8 +6,8 @@ use super::line::Turn;
 use super::resource::{Resource, ResourceKey};
 use super::session::{Live, Session};
 use arbiterq_client::wire::{
-    Alive, Granted, HeldBy, Queued, Reason, ResourceName, RevokedToken, Seq, SessionId, Status, StatusHolder,
-    StatusResource, StatusSession, StatusWaiter, StatusWhat, Timestamp, Token,
+    Alive, Granted, HeldBy, Queued, REPLY_BYTES_MAX, Reason, ResourceName, RevokedToken, Seq, SessionId,
+    Status, StatusHolder, StatusResource, StatusSession, StatusWaiter, StatusWhat, Timestamp, Token,
 };
 
 impl State {
@@ -93,7 +93,18 @@ impl State {
                 let grants = resource.holders.iter().filter_map(|token| Some((token, self.grant(token)?)));
                 let rows = grants.flat_map(|(token, grant)| self.holder_rows(token, grant, Some(name), at));
                 status.holders = rows.take(Status::ROWS_MAX).collect();
-                status.queue = self.waiter_rows(resource, at);
+                // Two lists, and people may have said things that take twice their length as JSON.
+                let held =
+                    status.holders.iter().map(|row| row_bytes(name.as_str(), &row.session, &row.reason));
+                let mut room = LISTS_BYTES_MAX.saturating_sub(held.sum());
+                let mut queue = self.waiter_rows(resource, at);
+                let fitting = queue.iter().take_while(|row| {
+                    let left = room.checked_sub(row_bytes("", &row.session, &row.reason));
+                    room = left.unwrap_or(0);
+                    left.is_some()
+                });
+                queue.truncate(fitting.count());
+                status.queue = queue;
             }
         }
         status
@@ -194,6 +205,18 @@ impl State {
         by_name.into_iter().map(row).collect()
     }
 }
+
+/// What the lists of a reply may take: the numbers and what else it says take less than the rest.
+const LISTS_BYTES_MAX: usize = REPLY_BYTES_MAX - 8 * 1024;
+
+/// At most what a row takes.
+fn row_bytes(resource: &str, session: &StatusSession, reason: &Option<String>) -> usize {
+    let said = [resource, &session.label, &session.principal, reason.as_deref().unwrap_or_default()];
+    2 * said.map(str::len).iter().sum::<usize>() + ROW_NUMBERS_BYTES
+}
+
+/// At most what the names, numbers and signs of a row take.
+const ROW_NUMBERS_BYTES: usize = 400;
 
 fn status_session(id: SessionId, session: &Session, at: Timestamp) -> StatusSession {
     StatusSession {

@@ -68,8 +68,7 @@ pub struct Options {
     pub zero_ahead_bytes: u64,
     /// Entries that wait for the writer; one more is refused [`AppendError::Full`].
     pub queue_entries_max: usize,
-    /// Bytes that wait for the writer; an entry that would go beyond is refused [`AppendError::Full`], unless
-    /// nothing else waits.
+    /// Bytes that wait for the writer; where there are so many, one more entry is refused [`AppendError::Full`].
     pub queue_bytes_max: usize,
 }
 

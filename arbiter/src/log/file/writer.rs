@@ -44,12 +44,20 @@ pub(in crate::log) struct Shared {
     bytes_max: usize,
 }
 
+/// Somebody waits until everything queued before is durable, and the mark that says so.
+#[derive(Debug)]
+struct MarkSync {
+    /// The last record that was queued before and not taken by the thread yet.
+    behind: Option<u64>,
+    answer: SyncSender<Result<(), WriteError>>,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Queued>,
     bytes: usize,
-    /// Who waits for everything before to be durable, and the mark too. One checkpointer, so one at most.
-    mark_syncs: Vec<SyncSender<Result<(), WriteError>>>,
+    /// Who waits for the mark to be durable. One checkpointer, so one at most.
+    mark_syncs: Vec<MarkSync>,
     closing: bool,
     failed: Option<WriteError>,
     ended: bool,
@@ -118,7 +126,8 @@ impl Shared {
             if queue.ended {
                 return Err(WriteError::Closed);
             }
-            queue.mark_syncs.push(answer);
+            let behind = queue.entries.back().map(|entry| entry.last.index);
+            queue.mark_syncs.push(MarkSync { behind, answer });
         }
         self.arrived.notify_one();
         answered.recv().unwrap_or(Err(WriteError::Gone))
@@ -133,7 +142,7 @@ impl Shared {
         queue.bytes = 0;
         let waiting = std::mem::take(&mut queue.mark_syncs);
         drop(queue);
-        for answer in waiting {
+        for MarkSync { answer, .. } in waiting {
             // Whoever no longer waits does not need it.
             let _ = answer.try_send(result.clone());
         }
@@ -144,7 +153,7 @@ impl Shared {
 /// What the thread has to do next.
 enum Work {
     Write(Vec<Queued>),
-    SyncMark(Vec<SyncSender<Result<(), WriteError>>>),
+    SyncMark(Vec<MarkSync>),
     Close,
 }
 
@@ -157,7 +166,7 @@ struct Writer<S: Storage> {
     segment_bytes_max: u64,
     /// The last record written.
     last: Option<Mark>,
-    /// Whether anything was written since the last sync.
+    /// Whether there may be anything that the mark does not say.
     unsynced: bool,
     lines: Vec<u8>,
 }
@@ -192,7 +201,8 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         fsync: options.fsync,
         segment_bytes_max: options.segment_bytes_max,
         last,
-        unsynced: false,
+        // Without syncs a start may find more than the mark says.
+        unsynced: options.fsync == Fsync::Never && last.is_some(),
         lines: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
@@ -227,11 +237,12 @@ impl<S: Storage> Writer<S> {
             match self.next_work() {
                 Work::Write(group) => self.write(&group)?,
                 Work::SyncMark(waiting) => {
-                    self.sync_with_mark()?;
-                    for answer in waiting {
+                    let synced = self.sync_with_mark();
+                    for MarkSync { answer, .. } in waiting {
                         // Whoever no longer waits does not need it.
-                        let _ = answer.try_send(Ok(()));
+                        let _ = answer.try_send(synced.clone().map_err(WriteError::from));
                     }
+                    synced?;
                 }
                 Work::Close => {
                     self.storage.finish()?;
@@ -241,10 +252,16 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Waits for something to do. Entries go first: what is to be synced with the mark was queued before.
+    /// Waits for something to do. A sync of the mark has its turn between the entries that were queued before it and
+    /// those that came later: they may never pause.
     fn next_work(&mut self) -> Work {
         let mut queue = self.shared.lock();
+        let through = self.last.map(|last| last.index);
         loop {
+            let due: Vec<_> = queue.mark_syncs.extract_if(.., |sync| sync.behind <= through).collect();
+            if !due.is_empty() {
+                return Work::SyncMark(due);
+            }
             if !queue.entries.is_empty() {
                 let was_full = self.shared.is_full(&queue);
                 let group = self.take_group(&mut queue);
@@ -253,9 +270,6 @@ impl<S: Storage> Writer<S> {
                     self.shared.room.notify_waiters();
                 }
                 return Work::Write(group);
-            }
-            if !queue.mark_syncs.is_empty() {
-                return Work::SyncMark(std::mem::take(&mut queue.mark_syncs));
             }
             if queue.closing {
                 return Work::Close;

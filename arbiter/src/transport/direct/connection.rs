@@ -145,8 +145,10 @@ impl Hub {
                     biased;
                     () = connection.drop_now.notified() => break,
                     Some(passed) = asked.recv() => {
-                        while let Ok(line) = requests.try_recv() {
+                        let mut handed_on = 0;
+                        while handed_on < SWEEP_BYTES_MAX && let Ok(line) = requests.try_recv() {
                             reader.line(&line).await;
+                            handed_on += line.len() + 1;
                         }
                         drop::<oneshot::Sender<()>>(passed);
                     }
@@ -215,6 +217,8 @@ async fn write(wire: Arc<Wire>, connection: &Connection) {
                         written += bytes;
                         connection.written(bytes);
                     }
+                    // The drop may have woken it already, together with what there was to write.
+                    Err(_) if connection.dropped.load(Ordering::Acquire) => return,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::select! {
                             ready = wire.writable() => if ready.is_err() { return },
@@ -224,7 +228,9 @@ async fn write(wire: Arc<Wire>, connection: &Connection) {
                         }
                     }
                     // The reader sees the end, too, and tells it.
-                    Err(_) => return,
+                    Err(error) if is_reset(&error) => return,
+                    // The reader would see an end all the same: the system says once what it was.
+                    Err(_) => return connection.drop_by_us(),
                 }
             }
             pending.clear();
@@ -253,7 +259,8 @@ async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedRec
                         }
                         Err(rustix::io::Errno::INTR) => {}
                         Err(rustix::io::Errno::AGAIN) => break,
-                        Err(_) => return reader.ended().await,
+                        Err(errno) if is_reset(&errno.into()) => return reader.ended().await,
+                        Err(_) => return,
                     }
                 }
                 drop(passed);
@@ -262,10 +269,17 @@ async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedRec
                 Ok(0) => return reader.ended().await,
                 Ok(bytes) => reader.bytes(&chunk[..bytes]).await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return reader.ended().await,
+                Err(error) if is_reset(&error) => return reader.ended().await,
+                Err(_) => return,
             },
         }
     }
+}
+
+/// Whether an error is an end at the other side. Any other, such as a timeout where a firewall swallows everything,
+/// says nothing about the client: it may live and believe.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// Cuts bytes into lines, lines into deliveries.
@@ -366,5 +380,55 @@ impl<'a> Reader<'a> {
         for inbox in &self.hub.inboxes {
             let _ = inbox.send(Inbound::Closed(self.connection.address.clone())).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::mpsc::error::TryRecvError;
+
+    /// What a partition hears when the socket of a connection is read to its end.
+    async fn heard_of(wire: Wire) -> Result<Inbound, TryRecvError> {
+        let (inbox, mut delivered) = mpsc::channel(1);
+        let hub = Hub::new("t".into(), vec![inbox], 1);
+        let (connection, asked) = hub.register().unwrap();
+        let peer = Peer { name: None, principal: Principal::anonymous() };
+        read(Reader::new(&hub, &connection, peer), &wire, asked).await;
+        delivered.try_recv()
+    }
+
+    #[tokio::test]
+    async fn only_an_end_or_a_reset_tells_of_the_client() {
+        let (ended, client) = UnixStream::pair().unwrap();
+        drop(client);
+        assert!(matches!(heard_of(Wire::Unix(ended)).await, Ok(Inbound::Closed(_))));
+        let (reset, client) = UnixStream::pair().unwrap();
+        reset.try_write(b"not read").unwrap();
+        drop(client);
+        assert!(matches!(heard_of(Wire::Unix(reset)).await, Ok(Inbound::Closed(_))));
+        // Stands for whatever else a system may say, such as a timeout: this one is not connected.
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+        let other = std::net::TcpStream::from(socket.unwrap());
+        other.set_nonblocking(true).unwrap();
+        let other = TcpStream::from_std(other).unwrap();
+        assert!(matches!(heard_of(Wire::Tcp(other)).await, Err(TryRecvError::Empty)));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_hears_late_of_the_drop_does_not_wait_for_the_client() {
+        let hub = Hub::new("t".into(), Vec::new(), 1);
+        let (connection, _asked) = hub.register().unwrap();
+        let (ours, _client) = UnixStream::pair().unwrap();
+        let detail = "x".repeat(MESSAGE_BYTES_MAX);
+        let reason = Reason::Malformed;
+        let body = ReplyBody::Refused(Refused { id: None, seq: None, token: None, reason, detail });
+        let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
+        // Up to the bound, at which the connection is dropped. Whatever woke the writer is one wake by now.
+        while connection.push(&reply) {}
+        let written = write(Arc::new(Wire::Unix(ours)), &connection);
+        tokio::time::timeout(Duration::from_secs(10), written).await.expect("it ends");
     }
 }

@@ -79,7 +79,10 @@ impl Listener {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let is_socket = std::fs::symlink_metadata(path)
                     .is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()));
-                if !is_socket || std::os::unix::net::UnixStream::connect(path).is_ok() {
+                // Whatever else the system says, it is somebody's: of another kind, or not ours to connect to.
+                let is_left = std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+                if !(is_socket && is_left) {
                     return Err(ListenError::InUse(path.display().to_string()));
                 }
                 std::fs::remove_file(path).map_err(failed)?;
@@ -257,6 +260,24 @@ mod tests {
     use arbiterq_client::wire::{Nudge, Request, RequestBody, StatusAsk, StatusWhat};
     use std::io::Write;
     use std::sync::atomic::Ordering;
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        use std::os::unix::net::{UnixDatagram, UnixListener};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        drop(UnixListener::bind(path("left")).unwrap());
+        Listener::unix(&path("left")).unwrap();
+        let _live = UnixListener::bind(path("live")).unwrap();
+        // Another program's, which a client of ours cannot even connect to.
+        let _other = UnixDatagram::bind(path("other")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        for name in ["live", "other", "file"] {
+            let refused = Listener::unix(&path(name)).err().expect(name);
+            assert!(matches!(refused, ListenError::InUse(_)), "{name}: {refused}");
+            assert!(path(name).exists(), "{name}");
+        }
+    }
 
     #[tokio::test]
     async fn a_letter_waits_until_those_who_wait_can_be_accepted() {

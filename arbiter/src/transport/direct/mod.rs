@@ -455,6 +455,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_within_the_program_that_never_pauses_keeps_no_letter_back() {
+        // Every message waits for room, and the client says the next one meanwhile.
+        let (inbox, mut delivered) = mpsc::channel(1);
+        let hub = Hub::new("t".into(), vec![inbox], 10);
+        let (requests, to_arbiter) = mpsc::channel(1024);
+        let (from_arbiter, _replies) = mpsc::channel(1);
+        hub.connect_in_process(ChannelEnd { requests: to_arbiter, replies: from_arbiter }).unwrap();
+        let line = status("1").encode();
+        let most = 2 * SWEEP_BYTES_MAX / line.len();
+        tokio::spawn(async move { while requests.send(line.clone()).await.is_ok() {} });
+        assert!(matches!(delivered.recv().await, Some(Inbound::Delivery(_))));
+        hub.post(0, letter(0));
+        for _ in 0..most {
+            if matches!(delivered.recv().await, Some(Inbound::Delivery(Delivery { from: None, .. }))) {
+                return;
+            }
+        }
+        panic!("the letter is not there after {most} messages");
+    }
+
+    #[tokio::test]
     async fn who_says_nothing_more_is_answered_what_was_asked_and_then_closed() {
         let (inbox, mut delivered) = mpsc::channel(INBOX_MAX);
         let hub = Hub::new("t".into(), vec![inbox], 10);

@@ -330,6 +330,26 @@ fn without_syncs_the_mark_waits_for_the_end() {
     assert_eq!(start(dir.path(), options).1.records, chain.all);
 }
 
+/// What a killed process left above the mark is before the next segment, so the mark must say so by then.
+#[test]
+fn without_syncs_the_mark_is_not_left_behind_by_a_segment_that_a_start_begins() {
+    let mut chain = Chain::of(3);
+    let one: u64 = chain.all.iter().map(|sealed| sealed.line.len() as u64 + 1).sum();
+    let options = Options { fsync: Fsync::Never, segment_bytes_max: one, ..Options::default() };
+    let dir = written(&chain, options.clone());
+    set_mark(dir.path(), None);
+    let (mut log, ..) = open(dir.path(), options.clone()).unwrap();
+    log.append(std::slice::from_ref(chain.push())).unwrap();
+    while log.proofs().through() != Some(3) {
+        std::thread::yield_now();
+    }
+    // Killed here.
+    let killed = copy(dir.path());
+    assert_eq!(segments(killed.path()).unwrap().len(), 2);
+    assert_eq!(start(killed.path(), options).1.records, chain.all);
+    log.close().unwrap();
+}
+
 /// After a failed sync the system may take for clean what never reached the disk: syncing it again says nothing.
 #[test]
 fn what_is_above_the_mark_is_written_again() {

@@ -211,6 +211,32 @@ fn a_checkpoint_makes_the_mark_durable_without_syncs_too() {
 }
 
 #[test]
+fn one_that_cannot_be_stored_leaves_nothing() {
+    let mut chain = Chain::of(4);
+    let dir = written(&chain, small());
+    let (mut log, opened, _) = open(dir.path(), small()).unwrap();
+    let draft = Draft::new(opened.end.unwrap(), b"body".to_vec());
+    append(&mut log, chain.push_checkpoint(draft.event()));
+    let mut reader = log.reader(None);
+    let record = loop {
+        let record = reader.next().unwrap().unwrap();
+        if draft.is_recorded_by(&record) {
+            break record;
+        }
+    };
+    for extension in ["jsonl", "manifest.tmp"] {
+        let in_the_way = file(dir.path(), 3, extension);
+        fs::create_dir(&in_the_way).unwrap();
+        log.checkpoints().store(&draft, &record).unwrap_err();
+        fs::remove_dir(in_the_way).unwrap();
+        let names = crate::log::file::folder::names(dir.path()).unwrap();
+        assert!(!names.iter().any(|name| name.starts_with("checkpoint")), "{names:?}");
+    }
+    log.checkpoints().store(&draft, &record).unwrap();
+    log.close().unwrap();
+}
+
+#[test]
 fn the_newest_two_that_can_be_used_are_kept() {
     let (dir, mut chain) = with_two(&small());
     fs::write(file(dir.path(), 9, "jsonl"), "broken").unwrap();

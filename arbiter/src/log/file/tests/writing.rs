@@ -256,6 +256,16 @@ async fn a_failed_sync_proves_nothing_and_is_not_tried_again() {
     assert_eq!(Mark::read(dir.path()).unwrap(), Some(chain.mark(2)));
 }
 
+#[test]
+fn who_waits_for_the_mark_hears_why_it_failed() {
+    let (dir, demands) = (tempfile::tempdir().unwrap(), Arc::new(Demands::default()));
+    demands.inner.lock().unwrap().fails = Some(Asked::SyncMark);
+    let log = open_demanding(dir.path(), &small(), &demands);
+    let failed = log.shared.sync_mark();
+    assert!(matches!(failed, Err(WriteError::Io(_))), "{failed:?}");
+    assert!(matches!(log.close(), Err(WriteError::Io(_))));
+}
+
 #[tokio::test]
 async fn a_panic_of_the_thread_is_noticed() {
     let chain = Chain::of(2);
@@ -381,4 +391,22 @@ fn room_is_written_ahead_of_the_records() {
     assert_eq!(fs::read(&path).unwrap(), ahead[..end]);
     let (opened, replayed) = start(crashed.path(), Options::default());
     assert_eq!((opened.cut, replayed.records), (None, chain.all));
+}
+
+#[test]
+fn the_mark_is_synced_though_entries_keep_coming() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, ..) = open(dir.path(), Options::default()).unwrap();
+    let mut chain = Chain::default();
+    let shared = Arc::clone(&log.shared);
+    let synced = std::thread::spawn(move || shared.sync_mark());
+    while !synced.is_finished() {
+        assert!(chain.all.len() < 20_000, "it waits for a pause");
+        let sealed = chain.push();
+        while let Err(AppendError::Full) = log.append(std::slice::from_ref(sealed)) {
+            std::thread::yield_now();
+        }
+    }
+    synced.join().unwrap().unwrap();
+    log.close().unwrap();
 }
