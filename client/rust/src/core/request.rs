@@ -2,7 +2,8 @@
 
 use crate::clock::{Micros, micros};
 use crate::wire::{
-    Acquire, Auth, Claim, Granted, OwnerRef, Reason, Request, RequestBody, Seq, SessionKey, Token,
+    Acquire, Auth, Claim, Granted, INTEGER_MAX, OwnerRef, Reason, Request, RequestBody, Seq, SessionKey,
+    Token,
 };
 use std::time::Duration;
 
@@ -34,10 +35,10 @@ impl Ask {
     /// Whether an arbiter could take it. What is longer than a message may be is refused without a number, for
     /// nobody reads that far: it would be asked again for ever.
     pub(crate) fn check(&self) -> Result<(), (Reason, String)> {
-        // Any number, session and key are as good as those that it will have.
-        let body = RequestBody::Acquire(Entry::new(self.clone(), 0).message(1, 0));
-        let auth = Some(Auth { session: 1, key: SessionKey::random([0; 16]) });
-        Request { partition: 0, auth, body }.check()
+        // Numbers as long as they may become; every key is as long as this one.
+        let body = RequestBody::Acquire(Entry::new(self.clone(), 0).message(INTEGER_MAX, 0));
+        let auth = Some(Auth { session: INTEGER_MAX, key: SessionKey::random([0; 16]) });
+        Request { partition: u32::MAX, auth, body }.check()
     }
 }
 
