@@ -1,6 +1,5 @@
 //! The real service killed, out of room, on a damaged log, and where it must not start.
 
-use arbiterq::audit::verify::verify_folder;
 use arbiterq_client::{Client, Outcome};
 use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command};
@@ -9,15 +8,13 @@ use arbiterq_tests::{copy_data, log_lines};
 use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// Kills in a row, unless `ARBITER_ROUNDS` says how many.
 const KILLS: usize = 20;
 /// Records that the load has to add before a kill: so many that it was at work.
-const RECORDS_BETWEEN: usize = 400;
+const RECORDS_BETWEEN: usize = 200;
 
 /// An address of loopback of this process alone: where a service starts again its port must be free.
 fn own_url(port: u16) -> String {
@@ -27,22 +24,17 @@ fn own_url(port: u16) -> String {
     format!("tcp://{host}:{port}")
 }
 
-/// Benches, one after the other, until they are told to stop. What each found.
-async fn benches(url: String, stop: Arc<AtomicBool>) -> Vec<Value> {
-    let mut figures = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let arguments =
-            ["bench", "--clients", "6", "--resources", "2", "--connections", "3", "--for", "10s", "--json"];
-        let ended = arbiter_says(&url, &arguments).await;
-        // One that began while nobody listened says so; one that has begun goes on, whatever happens.
-        if ended.code != Some(69) {
-            assert_eq!(ended.code, Some(0), "{}", ended.said);
-            figures.push(serde_json::from_str(ended.out.trim()).unwrap());
-        }
-    }
-    figures
+/// A bench, and what it found. However often the service is killed meanwhile, it goes on.
+async fn bench(url: String) -> Value {
+    let arguments =
+        ["bench", "--clients", "6", "--resources", "2", "--connections", "3", "--for", "500ms", "--json"];
+    let ended = arbiter_says(&url, &arguments).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    serde_json::from_str(ended.out.trim()).unwrap()
 }
 
+/// A round is a bench, a kill in its midst, and a look at what the killed one left. While that goes on it serves again:
+/// a bench whose time is up while nobody serves cannot give back, and its grants stay for a lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_twenty_times_under_load_it_goes_on_and_its_log_is_clean() {
     let kills = std::env::var("ARBITER_ROUNDS").map_or(KILLS, |text| text.parse().unwrap());
@@ -50,58 +42,49 @@ async fn killed_twenty_times_under_load_it_goes_on_and_its_log_is_clean() {
     let log = folder.path().join("0");
     let mut served = Served::start_at(folder.path(), &own_url(0)).await;
     let url = served.url.clone();
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(benches(url.clone(), stop.clone()));
     let client = Client::builder(&url).label("beside the bench").connect().await.unwrap();
-    let (mut records, mut token) = (0, 0);
+    let (mut token, mut figures) = (0, Vec::new());
     for kill in 0..kills {
-        // The load goes on by itself: nobody has told it anything.
-        let enough = async {
-            while log_lines(&log).len() < records + RECORDS_BETWEEN {
-                assert!(!load.is_finished(), "kill {kill}: a bench has failed, as said above");
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let goes_on = timeout(PATIENCE, enough).await;
-        assert!(goes_on.is_ok(), "kill {kill}: the bench does not go on");
         let grant = client.acquire("beside").await.unwrap();
         assert!(grant.token() > token, "tokens rise");
         token = grant.token();
         if kill % 2 == 0 {
             assert_eq!(grant.release().await.unwrap(), Outcome::Released);
         }
+        let before = log_lines(&log).len();
+        let mut load = tokio::spawn(bench(url.clone()));
+        let under_load = async {
+            while log_lines(&log).len() < before + RECORDS_BETWEEN {
+                if load.is_finished() {
+                    // On a slow machine it did less.
+                    figures.push((&mut load).await.unwrap());
+                    load = tokio::spawn(bench(url.clone()));
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, under_load)
+            .await
+            .unwrap_or_else(|_| panic!("kill {kill}: the bench does not go on"));
         served.process.kill_9().await;
-        if kill == kills - 1 {
-            stop.store(true, Ordering::Relaxed);
-        }
-        // A copy is looked at while it serves again: a bench whose time is up while nobody serves cannot give back, and
-        // its grants stay for a lease.
         let left = tempfile::tempdir().unwrap();
         copy_data(folder.path(), left.path());
         served = Served::start_at(folder.path(), &url).await;
-        // In a long row the log grows long, and Python reads it slowly.
-        let both = kill < KILLS || kill % KILLS == 0;
-        let verify = move || match both {
-            true => both_are_clean(left.path()),
-            false => {
-                vec![
-                    verify_folder(&left.path().join("0"), &[], &mut |_| {})
-                        .unwrap_or_else(|error| panic!("{error}")),
-                ]
-            }
-        };
+        figures.push(timeout(PATIENCE, load).await.expect("the bench ends").unwrap());
+        let verify = move || both_are_clean(left.path());
         let reports = tokio::task::spawn_blocking(verify).await.unwrap();
         let found = usize::try_from(reports[0].records).unwrap();
-        assert!(found >= records && reports[0].last_index >= token, "nothing that was told is gone");
-        records = found;
+        assert!(
+            found >= before + RECORDS_BETWEEN && reports[0].last_index >= token,
+            "nothing that was told is gone"
+        );
         if kill % 2 == 1 {
             grant.check().expect("a restart costs no grant");
             assert_eq!(grant.release().await.unwrap(), Outcome::Released);
         }
     }
-    let figures = load.await.unwrap();
     let sum = |name: &str| figures.iter().map(|bench| bench[name].as_u64().unwrap()).sum::<u64>();
-    assert_eq!((sum("overlaps"), sum("lost")), (0, 0), "{figures:?}");
+    assert_eq!((sum("overlaps"), sum("lost"), sum("errors")), (0, 0, 0), "{figures:?}");
     client.close().await;
     served.stop().await;
     let report = &both_are_clean(folder.path())[0];
