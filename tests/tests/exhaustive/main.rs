@@ -20,8 +20,8 @@
 //! What the model does not have: clocks whose rates differ, checkpoints, several resources or modes, policies, presence
 //! on the direct transport, and promises that something happens at last. Those are the simulator's.
 //!
-//! `ARBITER_MODEL_DEPTH=18 cargo test -p arbiterq-tests --test exhaustive` explores those so deep that are not explored
-//! to their end. A state that waits to be explored takes some 5 kB.
+//! `ARBITER_MODEL_DEPTH=16 cargo test -p arbiterq-tests --test exhaustive` goes so deep at least where CI does not go to
+//! the end. A state that waits to be explored takes some 8 kB.
 
 mod arbiter;
 mod client;
@@ -96,12 +96,12 @@ fn say(line: &str) {
 
 #[test]
 fn every_order_keeps_the_promises() {
-    let asked = std::env::var("ARBITER_MODEL_DEPTH").ok().map(|depth| depth.parse().expect("steps"));
+    let asked = std::env::var("ARBITER_MODEL_DEPTH").map_or(0, |depth| depth.parse().expect("steps"));
     let (mut unique, mut took) = (0, Duration::ZERO);
     for scenario in SCENARIOS {
         let explored = explore(
             Exploration { scenario: *scenario, plant: None },
-            scenario.steps.map(|steps| asked.unwrap_or(steps)),
+            scenario.steps.map(|steps| steps.max(asked)),
         );
         let Explored { steps, depth, is_whole, .. } = explored;
         let end = if is_whole { "to its end" } else { "so far" };
@@ -116,14 +116,13 @@ fn every_order_keeps_the_promises() {
             panic!("{}: {promise} is broken:\n{}", scenario.name, trace(path));
         }
         assert!(is_whole || scenario.steps.is_some(), "it was to be explored to its end");
-        // A bound that was asked for may be too low for what comes late.
         let reached = |name| explored.found.iter().any(|(found, _)| *found == name);
         let wanted = Exploration { scenario: *scenario, plant: None }.properties().into_iter();
         let missed: Vec<_> = wanted
             .filter(|property| property.expectation == Expectation::Sometimes && !reached(property.name))
             .map(|property| property.name)
             .collect();
-        assert!(missed.is_empty() || asked.is_some(), "{} never reaches {missed:?}", scenario.name);
+        assert!(missed.is_empty(), "{} never reaches {missed:?}", scenario.name);
     }
     say(&format!("model: {unique} states in {:.1} s", took.as_secs_f64()));
 }

@@ -54,6 +54,12 @@ pub(super) const ROWS: &[Row] = &[
         (1, Start::Held, Left { quarters: 1, leases: 1, ..TURN }),
     ),
     row(
+        13,
+        inside(Inside::DeadRaised),
+        "once",
+        (1, Start::Idle, Left { asks: 1, requests_doubled: 1, leases: 1, ..TURN }),
+    ),
+    row(
         14,
         inside(Inside::TickAtProcessing),
         "no_early_expiry",
@@ -90,6 +96,18 @@ pub(super) const ROWS: &[Row] = &[
         inside(Inside::AdvanceOnlyAfter),
         "order",
         (2, Start::Line, Left { releases: 1, quarters: 1, ..TURN }),
+    ),
+    row(
+        46,
+        inside(Inside::AnyRenewal),
+        "once",
+        (1, Start::Held, Left { quarters: 2, requests_doubled: 1, ..TURN }),
+    ),
+    row(
+        49,
+        inside(Inside::OutcomesDropped),
+        "once",
+        (1, Start::Idle, Left { asks: 1, releases: 1, requests_doubled: 1, ..TURN }),
     ),
     row(52, inside(Inside::ReleaseGrants), "fencing", (2, Start::Line, Left { releases: 1, ..TURN })),
     row(

@@ -156,7 +156,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         start: Start::Line,
         left: Left { turns: 1, crashes: 1, leases: 1, ..NOTHING },
         reaches: &[Reach::TakeOver, Reach::Void, Reach::Superseded, Reach::PassedOn, Reach::Expired],
-        steps: Some(13),
+        steps: Some(12),
     },
     Scenario {
         name: "one client asks, messages lost and doubled",
@@ -180,7 +180,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         start: Start::Line,
         left: Left { turns: 2, returns: 1, cuts: 1, releases: 1, ..NOTHING },
         reaches: &[Reach::TakeOver, Reach::Void, Reach::Superseded, Reach::PassedOn, Reach::Suspended],
-        steps: Some(11),
+        steps: Some(10),
     },
 ];
 
