@@ -11,7 +11,7 @@ pub fn hash_of(bytes: &[u8]) -> Hash {
 }
 
 /// A record as it is written: its line without the line feed, and that line's hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sealed {
     /// The record.
     pub record: Record,

@@ -15,14 +15,14 @@
 //! ```
 
 /// Something that may leave the arbiter once its record is proven.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Held<T> {
     index: u64,
     content: T,
 }
 
 /// The knowledge that every record up to an index is durable and extends the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proof {
     through: u64,
 }

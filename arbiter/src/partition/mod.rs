@@ -39,7 +39,7 @@ pub type Address = Arc<str>;
 pub type Uptime = Duration;
 
 /// What a partition is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct PartitionConfig {
     /// The rules to put in force at activation.
     pub policy: Policy,
@@ -73,7 +73,7 @@ impl Default for PartitionConfig {
 }
 
 /// One message from the request queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Delivery {
     /// The transport's number for it, by which it is acknowledged.
     pub id: u64,
@@ -90,7 +90,7 @@ pub struct Delivery {
 }
 
 /// An entry to append: one or more records, chained to each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The records.
     pub records: Vec<Sealed>,
@@ -114,7 +114,7 @@ impl Entry {
 }
 
 /// A reply on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Outgoing {
     /// To where.
     pub to: Address,
@@ -125,7 +125,7 @@ pub struct Outgoing {
 }
 
 /// What a returned reply was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
     /// Whose reply it was.
     pub session: SessionId,
@@ -136,7 +136,7 @@ pub struct Mark {
 }
 
 /// What is to be done, in this order: append; then send what is proven; then acknowledge.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Outputs {
     /// To the log. Each chained to the one before.
     pub appends: Vec<Entry>,
@@ -151,14 +151,14 @@ pub struct Outputs {
 }
 
 /// What waits for a record without making one of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Read {
     delivery: Option<u64>,
     answer: Answer,
 }
 
 /// What to answer from the state as of the next record.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Answer {
     /// Nothing; only the acknowledgement waits.
     Nothing,
@@ -177,6 +177,7 @@ enum Answer {
 }
 
 /// One partition's arbiter, without its clock and its wires.
+#[derive(Clone, Hash)]
 pub struct Partition {
     config: PartitionConfig,
     role: Role,
@@ -213,7 +214,7 @@ pub struct Partition {
     out: Outputs,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Unproven {
     first_hash: Hash,
     /// The tip once this entry counts.
@@ -222,7 +223,7 @@ struct Unproven {
 }
 
 /// What a proven record lets go.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 #[expect(
     clippy::large_enum_variant,
     reason = "there is an acknowledgement for each reply or so: boxing gains nothing"

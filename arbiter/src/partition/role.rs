@@ -7,7 +7,7 @@ use crate::planted::Planted;
 use arbiterq_client::wire::{Nonce, Timestamp};
 
 /// What a partition is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It folds what the log says and decides nothing.
     Standby,
@@ -20,7 +20,7 @@ pub enum Role {
 }
 
 /// What an activation needs from outside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Activation {
     /// Random: two activations never seal equal bytes.
     pub incarnation: Nonce,
@@ -31,7 +31,7 @@ pub struct Activation {
 }
 
 /// Why activity ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StepDown {
     /// A record that counts is not its own.
     #[error("another arbiter's record counts")]
@@ -68,6 +68,7 @@ pub enum ActivateError {
 }
 
 /// An epoch that is sealed and not proven. Not folded yet: what a predecessor has under way may come before it.
+#[derive(Clone, Hash)]
 pub(super) struct Pending {
     activation: Activation,
     sealed: Sealed,

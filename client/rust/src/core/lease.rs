@@ -17,7 +17,7 @@ const KEEP_ALIVE_MIN: Micros = 10_000;
 const SENT_MAX: usize = 64;
 
 /// A lease as its client counts it: from the *sending* of what the arbiter has confirmed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Lease {
     /// How long it is, the margin taken off.
     length: Micros,

@@ -38,7 +38,7 @@ pub const LOCAL_MAX: usize = 16_384;
 pub const WAIT_GRACE: Micros = 3_000_000;
 
 /// What a core is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct SessionConfig {
     /// The partition it is in.
     pub partition: u32,
@@ -53,7 +53,7 @@ pub struct SessionConfig {
 }
 
 /// What the core wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Output {
     /// Send this on the connection.
@@ -73,7 +73,7 @@ pub enum Output {
 }
 
 /// What the user is to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
     /// A session is open.
@@ -156,7 +156,7 @@ pub enum Event {
 }
 
 /// What the transport says of a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Where replies go; the connection itself if absent.
     pub reply_to: Option<String>,
@@ -165,7 +165,7 @@ pub struct Address {
 }
 
 /// A client in one partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct SessionCore {
     config: SessionConfig,
     phase: Phase,
@@ -188,7 +188,7 @@ pub struct SessionCore {
     plants: Plants,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     /// No session, and none asked for.
     Idle,
@@ -202,7 +202,7 @@ enum Phase {
     Closed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Opening {
     id: String,
     key: SessionKey,
@@ -215,7 +215,7 @@ struct Opening {
     repeats: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Session {
     id: SessionId,
     key: SessionKey,

@@ -3,7 +3,7 @@
 //! Outside tests and the feature `planted` none can be, and what asks for them compiles to nothing.
 
 /// A wrong rule, with its number in the list of counterexamples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Planted {
     /// 9: the lease is counted from the arrival of what confirms it.
     LeaseFromArrival,
@@ -30,7 +30,7 @@ pub enum Planted {
 }
 
 /// The wrong rules that are planted; none as a rule.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(super) struct Plants {
     #[cfg(any(test, feature = "planted"))]
     planted: Option<Planted>,

@@ -13,7 +13,7 @@ use super::WAIT_GRACE;
 pub type RequestId = u64;
 
 /// What a request asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ask {
     /// All of these, or nothing.
     pub claims: Vec<Claim>,
@@ -43,7 +43,7 @@ impl Ask {
 }
 
 /// How a request ended that was never held.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// It was not taken.
     Refused {
@@ -62,7 +62,7 @@ pub enum End {
     Closed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Entry {
     pub(super) ask: Ask,
     asked_at: Micros,
@@ -70,7 +70,7 @@ pub(super) struct Entry {
     pub(super) state: State,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
     /// Not sent: no session, or no room in it.
     Local,
@@ -89,14 +89,14 @@ pub(super) enum State {
 }
 
 /// When something unanswered is sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Repeat {
     pub(super) at: Micros,
     pub(super) count: u32,
 }
 
 /// A number that is over for us: its `cancel` or `release` is repeated until the arbiter is known to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Owed {
     /// Who wants to hear of it.
     pub(super) request: Option<RequestId>,

@@ -257,7 +257,7 @@ hex_text!(Nonce, 16);
 
 /// The secret that proves a message is its session's: 22 to 64 letters, digits, `-` or `_`. Never logged, never
 /// shown; a log has its SHA-256.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionKey(String);
 

@@ -4,7 +4,7 @@ use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VER
 use serde::{Deserialize, Serialize};
 
 /// One message to a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// The partition that answers.
     pub partition: u32,
@@ -21,7 +21,7 @@ pub struct Reply {
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
         /// What a message says. On the wire the kind is the name of the one field that holds the rest.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum ReplyBody {
             $($(#[$doc])* $variant($body),)*
         }
@@ -116,7 +116,7 @@ bodies! {
 }
 
 /// `opened`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Opened {
     /// The `open` that this answers.
     pub id: String,
@@ -133,7 +133,7 @@ pub struct Opened {
 }
 
 /// `queued`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Queued {
     /// The request.
     pub seq: Seq,
@@ -147,7 +147,7 @@ pub struct Queued {
 }
 
 /// The holder that a waiter waits for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeldBy {
     /// The holder's label.
     pub label: String,
@@ -162,7 +162,7 @@ pub struct HeldBy {
 }
 
 /// `granted`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Granted {
     /// The request.
     pub seq: Seq,
@@ -175,7 +175,7 @@ pub struct Granted {
 }
 
 /// `released`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Released {
     /// The grant.
     pub token: Token,
@@ -184,7 +184,7 @@ pub struct Released {
 }
 
 /// `ended`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ended {
     /// The request.
     pub seq: Seq,
@@ -193,7 +193,7 @@ pub struct Ended {
 }
 
 /// `refused`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Refused {
     /// The `id` of the message, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,7 +212,7 @@ pub struct Refused {
 }
 
 /// `lost`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lost {
     /// The grant.
     pub token: Token,
@@ -221,7 +221,7 @@ pub struct Lost {
 }
 
 /// `alive`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Alive {
     /// The highest keep-alive that counts.
     pub n: u64,
@@ -240,7 +240,7 @@ pub struct Alive {
 }
 
 /// A grant that is being revoked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RevokedToken(
     /// The grant.
     pub Token,
@@ -249,21 +249,21 @@ pub struct RevokedToken(
 );
 
 /// `session_ended`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionEnded {
     /// Why.
     pub reason: Reason,
 }
 
 /// `done`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Done {
     /// The message that this answers.
     pub id: String,
 }
 
 /// `status`: what was asked for, and always the numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Status {
     /// The `status` that this answers.
     pub id: String,
@@ -301,7 +301,7 @@ impl Status {
 }
 
 /// A row of `holders`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StatusHolder {
     /// What is held.
     pub resource: ResourceName,
@@ -325,7 +325,7 @@ pub struct StatusHolder {
 }
 
 /// A row of `queue`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StatusWaiter {
     /// Its place, from 1.
     pub position: u64,
@@ -351,7 +351,7 @@ pub struct StatusWaiter {
 }
 
 /// A row of `resources`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StatusResource {
     /// Its name.
     pub resource: ResourceName,
@@ -364,7 +364,7 @@ pub struct StatusResource {
 }
 
 /// Whose a row is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StatusSession {
     /// The session.
     pub session: SessionId,

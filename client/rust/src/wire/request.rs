@@ -9,7 +9,7 @@ use super::{
 use serde::{Deserialize, Serialize};
 
 /// One message to the arbiter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// The partition it is for.
     pub partition: u32,
@@ -20,7 +20,7 @@ pub struct Request {
 }
 
 /// A session's number and its secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Auth {
     /// The session.
     pub session: SessionId,
@@ -31,7 +31,7 @@ pub struct Auth {
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
         /// What a message asks. On the wire the kind is the name of the one field that holds the rest.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum RequestBody {
             $($(#[$doc])* $variant($body),)*
         }
@@ -113,7 +113,7 @@ bodies! {
 const KINDS: &[&str] = RequestBody::KINDS;
 
 /// `open`: a session is wanted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     /// Correlates the answer.
@@ -136,7 +136,7 @@ pub struct Open {
 }
 
 /// `attach`: replies go here from now on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
     /// Rises with every attach of the session; one that does not is too old to count.
@@ -159,7 +159,7 @@ pub struct OwnerRef(
 );
 
 /// `acquire`: claims are wanted, all of them at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Acquire {
     /// The request's number in its session.
@@ -187,7 +187,7 @@ pub struct Acquire {
 }
 
 /// `release`: a grant is given back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// Which.
@@ -195,7 +195,7 @@ pub struct Release {
 }
 
 /// `cancel`: a request is withdrawn, whether it waits, is held, or has not arrived yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cancel {
     /// Which.
@@ -203,7 +203,7 @@ pub struct Cancel {
 }
 
 /// `keep_alive`: the session lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepAlive {
     /// Rises with every sending; one that does not renews nothing.
@@ -211,12 +211,12 @@ pub struct KeepAlive {
 }
 
 /// `close`: the session is over; everything in it is given back or withdrawn.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Close {}
 
 /// `status`: a look, as of a record sealed after the question arrived.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StatusAsk {
     /// Correlates the answer.
@@ -226,7 +226,7 @@ pub struct StatusAsk {
 }
 
 /// What a `status` looks at. The lists are bounded: the answer says how many there are in all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusWhat {
     /// Numbers only.
@@ -240,7 +240,7 @@ pub enum StatusWhat {
 }
 
 /// `force_release`: an operator takes a grant away, if it is still the one named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForceRelease {
     /// Correlates the answer.
@@ -257,7 +257,7 @@ pub struct ForceRelease {
 }
 
 /// `pause`: stop granting, keep queueing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pause {
     /// Correlates the answer.
@@ -267,7 +267,7 @@ pub struct Pause {
 }
 
 /// `resume`: grant again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resume {
     /// Correlates the answer.
@@ -277,7 +277,7 @@ pub struct Resume {
 }
 
 /// `tick`: what is due by `at` is due.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tick {
     /// Known only to the activation that sent it.
@@ -287,7 +287,7 @@ pub struct Tick {
 }
 
 /// `gone`: nobody is at a session's address any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gone {
     /// Known only to the activation that sent it.
@@ -314,7 +314,7 @@ pub enum Cause {
 }
 
 /// `nudge`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nudge {}
 
