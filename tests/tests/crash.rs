@@ -27,7 +27,7 @@ fn own_url(port: u16) -> String {
 /// A bench, and what it found. However often the service is killed meanwhile, it goes on.
 async fn bench(url: String) -> Value {
     let arguments =
-        ["bench", "--clients", "6", "--resources", "2", "--connections", "3", "--for", "500ms", "--json"];
+        ["bench", "--clients", "6", "--resources", "2", "--connections", "3", "--for", "200ms", "--json"];
     let ended = arbiter_says(&url, &arguments).await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     serde_json::from_str(ended.out.trim()).unwrap()
