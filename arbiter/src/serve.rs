@@ -521,9 +521,7 @@ impl PartitionLoop {
         for entry in outputs.appends {
             self.store.append(&entry.records).await?;
         }
-        for outgoing in outputs.sends {
-            self.hub.send(&outgoing.to, &outgoing.reply);
-        }
+        self.hub.send(outputs.sends.iter().map(|outgoing| (&outgoing.to, &outgoing.reply)));
         self.hub.acknowledge(&outputs.acks);
         for letter in outputs.letters {
             self.hub.post(self.number, letter);

@@ -10,7 +10,7 @@
 //! Every line counts here: a void or doubled one is damage. The last segment may end in zero bytes: room for the
 //! next records, written ahead because a sync that does not also have to record a new file size is much faster.
 //!
-//! Only the thread of `writer` writes records; what it reports is the proof of design section 4. Nothing here
+//! Only `writer` writes records; what it reports is the proof of design section 4. Nothing here
 //! decides, answers or knows the state: [`FileLog::open`] hands it what is on disk, step by step.
 
 pub mod error;
@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use storage::{Folder, Storage};
-use writer::{Queued, Shared, Started};
+use writer::{Appender, Queued, Started};
 
 /// When a record counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +147,7 @@ pub struct FileLog {
     dir: PathBuf,
     /// What was appended, proven or not.
     tip: Option<ChainTip>,
-    shared: Arc<Shared>,
+    appender: Appender,
     proofs: Proofs,
     thread: Option<JoinHandle<()>>,
     unusable: Vec<u64>,
@@ -180,11 +180,12 @@ impl FileLog {
         let Recovered { storage, last, lock, opened, unusable } = open::recover(dir, options, replay)?;
         let lock = Arc::new(lock);
         let started = writer::start(over(storage), options, last, Arc::clone(&lock));
-        let Started { shared, proofs, thread } = started.map_err(IoFailure::of("start a thread for", dir))?;
+        let Started { appender, proofs, thread } =
+            started.map_err(IoFailure::of("start a thread for", dir))?;
         let log = Self {
             dir: dir.to_path_buf(),
             tip: opened.tip,
-            shared,
+            appender,
             proofs,
             thread: Some(thread),
             unusable,
@@ -198,7 +199,8 @@ impl FileLog {
         self.tip
     }
 
-    /// Queues an entry for writing. Never blocks.
+    /// Queues an entry for writing. Never waits for the disk; without syncs the entry is written when this returns,
+    /// unless it begins a segment.
     ///
     /// # Errors
     /// The queue is full, or the log failed. Nothing was queued then.
@@ -206,7 +208,7 @@ impl FileLog {
     /// # Panics
     /// If the entry is empty or does not extend the chain: what we compute is asserted.
     pub fn append(&mut self, entry: &[Sealed]) -> Result<(), AppendError> {
-        self.shared.check()?;
+        self.appender.shared.check()?;
         let first = entry.first().expect("an entry has a record").record.index;
         let mut tip = self.tip.unwrap_or(ChainTip::before(first));
         assert!(
@@ -225,7 +227,7 @@ impl FileLog {
             lines.push(b'\n');
         }
         let last = Mark { index: tip.next_index - 1, hash: tip.hash };
-        self.shared.append(Queued { first, last, lines })?;
+        self.appender.append(Queued { first, last, lines })?;
         self.tip = Some(tip);
         Ok(())
     }
@@ -235,7 +237,7 @@ impl FileLog {
     /// # Cancel safety
     /// Safe: nothing is taken.
     pub async fn room(&self) {
-        self.shared.room().await;
+        self.appender.shared.room().await;
     }
 
     /// What is proven, and how it ends. Hears what comes after what was proven when the log was opened.
@@ -252,7 +254,7 @@ impl FileLog {
     pub fn checkpoints(&self) -> CheckpointStore {
         CheckpointStore::new(
             &self.dir,
-            Arc::clone(&self.shared),
+            Arc::clone(&self.appender.shared),
             self.unusable.clone(),
             Arc::clone(&self.lock),
         )
@@ -263,16 +265,16 @@ impl FileLog {
     /// # Errors
     /// A write or a sync failed, now or before.
     pub fn close(mut self) -> Result<(), WriteError> {
-        self.shared.close();
+        self.appender.shared.close();
         match self.thread.take().map(JoinHandle::join) {
             Some(Err(_)) => Err(WriteError::Gone),
-            _ => self.shared.failed().map_or(Ok(()), Err),
+            _ => self.appender.shared.failed().map_or(Ok(()), Err),
         }
     }
 }
 
 impl Drop for FileLog {
     fn drop(&mut self) {
-        self.shared.close();
+        self.appender.shared.close();
     }
 }

@@ -1,13 +1,17 @@
-//! The thread that writes, and what it reports.
+//! The writer, its thread, and what it reports.
 //!
 //! It takes what has arrived, writes it at once, syncs once, moves the mark and reports once: so under load a sync
 //! proves many entries, and without load an entry waits for nobody. After a failure it does nothing more.
+//!
+//! Whatever may wait for the disk is done by the thread. Without syncs an entry is written by whoever appends it: to
+//! wake a thread costs several times what the write does.
 
 use super::error::{AppendError, IoFailure, WriteError};
 use super::mark::Mark;
 use super::storage::Storage;
 use super::{Fsync, Options};
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -42,6 +46,7 @@ pub(in crate::log) struct Shared {
     room: Notify,
     entries_max: usize,
     bytes_max: usize,
+    fsync: Fsync,
 }
 
 /// Somebody waits until everything queued before is durable, and the mark that says so.
@@ -73,16 +78,23 @@ impl Shared {
         queue.entries.len() >= self.entries_max || queue.bytes >= self.bytes_max
     }
 
-    pub(super) fn append(&self, entry: Queued) -> Result<(), AppendError> {
+    fn push(&self, entry: Queued) -> Result<(), AppendError> {
         let mut queue = self.lock();
         if let Some(failed) = &queue.failed {
             return Err(failed.clone().into());
         }
         queue.bytes += entry.lines.len();
         queue.entries.push_back(entry);
-        drop(queue);
-        self.arrived.notify_one();
         Ok(())
+    }
+
+    /// Waits until there is something to do; false at the end.
+    fn wait(&self) -> bool {
+        let mut queue = self.lock();
+        while queue.entries.is_empty() && queue.mark_syncs.is_empty() && !queue.closing && !queue.ended {
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        !queue.ended
     }
 
     /// Whether an entry would be taken now.
@@ -147,22 +159,22 @@ impl Shared {
             let _ = answer.try_send(result.clone());
         }
         self.room.notify_waiters();
+        self.arrived.notify_one();
     }
 }
 
-/// What the thread has to do next.
+/// What is to be done next.
 enum Work {
     Write(Vec<Queued>),
     SyncMark(Vec<MarkSync>),
     Close,
 }
 
-/// The writing thread's own.
+/// Whoever has it writes.
 struct Writer<S: Storage> {
     shared: Arc<Shared>,
     storage: S,
     proven: watch::Sender<Proven>,
-    fsync: Fsync,
     segment_bytes_max: u64,
     /// The last record written.
     last: Option<Mark>,
@@ -172,11 +184,33 @@ struct Writer<S: Storage> {
 }
 
 /// A started writer.
-#[derive(Debug)]
 pub(super) struct Started {
-    pub(super) shared: Arc<Shared>,
+    pub(super) appender: Appender,
     pub(super) proofs: Proofs,
     pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+/// Gives entries to the writer.
+pub(super) struct Appender {
+    pub(super) shared: Arc<Shared>,
+    /// Does at once what does not wait for the disk; false if something is left for the thread.
+    write_now: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Appender {
+    pub(super) fn append(&self, entry: Queued) -> Result<(), AppendError> {
+        self.shared.push(entry)?;
+        if self.shared.fsync == Fsync::Always || !(self.write_now)() {
+            self.shared.arrived.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shared.fmt(f)
+    }
 }
 
 /// Starts the writer behind `last`, the last record that is there. `held` is let go when it has ended.
@@ -192,30 +226,50 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         room: Notify::new(),
         entries_max: options.queue_entries_max.max(1),
         bytes_max: options.queue_bytes_max.max(1),
+        fsync: options.fsync,
     });
     let (proven, hears) = watch::channel(Proven { through: last.map(|m| m.index), ended: None });
-    let mut writer = Writer {
+    let writer = Arc::new(Mutex::new(Writer {
         shared: Arc::clone(&shared),
         storage,
         proven,
-        fsync: options.fsync,
         segment_bytes_max: options.segment_bytes_max,
         last,
         // Without syncs a start may find more than the mark says.
         unsynced: options.fsync == Fsync::Never && last.is_some(),
         lines: Vec::new(),
-    };
-    let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
-        let ending = Ending { shared: Arc::clone(&writer.shared) };
-        let result = writer.run().map_err(WriteError::from);
-        writer.shared.end(&result);
-        writer.proven.send_modify(|proven| proven.ended = Some(result));
-        drop(writer);
-        drop(ending);
-        drop(held);
+    }));
+    let now = Arc::downgrade(&writer);
+    let write_now = Box::new(move || now.upgrade().is_none_or(|writer| write_now(&writer)));
+    let thread = std::thread::Builder::new().name("log-writer".into()).spawn({
+        let shared = Arc::clone(&shared);
+        move || {
+            let ending = Ending { shared: Arc::clone(&shared) };
+            while shared.wait() {
+                // Whoever panicked with it in hand has told all that there is to tell.
+                let Ok(mut writer) = writer.lock() else { break };
+                if writer.work_off().is_break() {
+                    break;
+                }
+            }
+            drop(writer);
+            drop(ending);
+            drop(held);
+        }
     })?;
     let proofs = Proofs { hears, told: last.map(|m| m.index), over: false };
-    Ok(Started { shared, proofs, thread })
+    Ok(Started { appender: Appender { shared, write_now }, proofs, thread })
+}
+
+/// Writes what has arrived, unless that may wait for the disk or somebody is at it.
+fn write_now<S: Storage>(writer: &Mutex<Writer<S>>) -> bool {
+    let Ok(mut writer) = writer.try_lock() else { return false };
+    let _ending = Ending { shared: Arc::clone(&writer.shared) };
+    if writer.waits_for_disk() {
+        return false;
+    }
+    // At the end the thread ends, too.
+    writer.work_off().is_continue()
 }
 
 /// Tells whoever waits that the thread is gone, if it ends by a panic.
@@ -232,9 +286,24 @@ impl Drop for Ending {
 }
 
 impl<S: Storage> Writer<S> {
-    fn run(&mut self) -> Result<(), IoFailure> {
-        loop {
-            match self.next_work() {
+    /// Does all that there is to do; breaks at the end, in whatever way, and has told it then.
+    fn work_off(&mut self) -> ControlFlow<()> {
+        match self.try_work_off() {
+            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            ended => {
+                let result = ended.map(drop).map_err(WriteError::from);
+                self.shared.end(&result);
+                self.proven.send_modify(|proven| {
+                    proven.ended.get_or_insert(result);
+                });
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn try_work_off(&mut self) -> Result<ControlFlow<()>, IoFailure> {
+        while let Some(work) = self.next_work() {
+            match work {
                 Work::Write(group) => self.write(&group)?,
                 Work::SyncMark(waiting) => {
                     let synced = self.sync_with_mark();
@@ -246,36 +315,43 @@ impl<S: Storage> Writer<S> {
                 }
                 Work::Close => {
                     self.storage.finish()?;
-                    return self.sync_with_mark();
+                    self.sync_with_mark()?;
+                    return Ok(ControlFlow::Break(()));
                 }
             }
         }
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Waits for something to do. A sync of the mark has its turn between the entries that were queued before it and
-    /// those that came later: they may never pause.
-    fn next_work(&mut self) -> Work {
+    /// A sync of the mark has its turn between the entries that were queued before it and those that came later: they
+    /// may never pause.
+    fn next_work(&mut self) -> Option<Work> {
         let mut queue = self.shared.lock();
-        let through = self.last.map(|last| last.index);
-        loop {
-            let due: Vec<_> = queue.mark_syncs.extract_if(.., |sync| sync.behind <= through).collect();
-            if !due.is_empty() {
-                return Work::SyncMark(due);
-            }
-            if !queue.entries.is_empty() {
-                let was_full = self.shared.is_full(&queue);
-                let group = self.take_group(&mut queue);
-                drop(queue);
-                if was_full {
-                    self.shared.room.notify_waiters();
-                }
-                return Work::Write(group);
-            }
-            if queue.closing {
-                return Work::Close;
-            }
-            queue = self.shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        if queue.ended {
+            return None;
         }
+        let through = self.last.map(|last| last.index);
+        let due: Vec<_> = queue.mark_syncs.extract_if(.., |sync| sync.behind <= through).collect();
+        if !due.is_empty() {
+            return Some(Work::SyncMark(due));
+        }
+        if !queue.entries.is_empty() {
+            let was_full = self.shared.is_full(&queue);
+            let group = self.take_group(&mut queue);
+            drop(queue);
+            if was_full {
+                self.shared.room.notify_waiters();
+            }
+            return Some(Work::Write(group));
+        }
+        queue.closing.then_some(Work::Close)
+    }
+
+    /// Whether what is to be done next syncs.
+    fn waits_for_disk(&self) -> bool {
+        let queue = self.shared.lock();
+        let begins = queue.entries.iter().any(|entry| self.begins_segment(entry.lines.len()));
+        self.shared.fsync == Fsync::Always || begins || !queue.mark_syncs.is_empty() || queue.closing
     }
 
     /// At least one entry, and what fits beside it into a group and into one segment.
@@ -324,7 +400,7 @@ impl<S: Storage> Writer<S> {
         self.unsynced = true;
         self.storage.write(&self.lines)?;
         self.last = Some(last.last);
-        if self.fsync == Fsync::Always {
+        if self.shared.fsync == Fsync::Always {
             self.sync()?;
         }
         self.proven.send_modify(|proven| proven.through = Some(last.last.index));

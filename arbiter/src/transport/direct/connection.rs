@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::{mpsc, oneshot};
 
 /// One message without its line feed, on an in-process connection.
@@ -43,76 +43,90 @@ pub(super) struct Peer {
 const CHUNK_BYTES: usize = 64 * 1024;
 
 impl Wire {
-    async fn readable(&self) -> io::Result<()> {
+    fn split(self) -> (In, Out) {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (In::Tcp(read), Out::Tcp(write))
+            }
+            Self::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                (In::Unix(read), Out::Unix(write))
+            }
         }
     }
+}
 
-    fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(chunk),
-            Self::Unix(stream) => stream.try_read(chunk),
-        }
-    }
+/// The half of a socket by which messages come.
+enum In {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+}
 
-    async fn writable(&self) -> io::Result<()> {
+impl In {
+    /// Cancel safe.
+    async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tcp(half) => half.read(chunk).await,
+            Self::Unix(half) => half.read(chunk).await,
         }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(half) => half.as_ref().as_fd(),
+            Self::Unix(half) => half.as_ref().as_fd(),
+        }
+    }
+}
+
+/// The half by which replies go out. Dropping it ends it.
+pub(super) enum Out {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl Out {
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write(bytes),
+            Self::Unix(half) => half.try_write(bytes),
         }
     }
 
-    async fn shutdown(self) {
-        let _ = match self {
-            Self::Tcp(mut stream) => stream.shutdown().await,
-            Self::Unix(mut stream) => stream.shutdown().await,
-        };
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(half) => half.writable().await,
+            Self::Unix(half) => half.writable().await,
+        }
     }
 }
 
 /// Starts the reader and the writer of an accepted socket.
 pub(super) fn start(hub: &Arc<Hub>, wire: Wire, peer: Peer) {
-    let Some((connection, asked)) = hub.register() else {
+    let (input, out) = wire.split();
+    let Some((connection, asked)) = hub.register(Some(out)) else {
         tracing::warn!(limit = hub.connections_max, "connection refused: as many as may are open");
         return;
     };
-    let wire = Arc::new(wire);
     let writer = {
-        let (alarm, wire, connection) = (hub.alarm(), wire.clone(), connection.clone());
+        let (alarm, connection) = (hub.alarm(), connection.clone());
         tokio::spawn(async move {
             let _alarm = alarm;
-            write(wire, &connection).await;
+            write(&connection).await;
             connection.now_deaf();
         })
     };
     let hub = hub.clone();
     tokio::spawn(async move {
         let _alarm = hub.alarm();
+        let mut input = input;
         let reader = Reader::new(&hub, &connection, peer);
-        read(reader, &wire, asked).await;
+        read(reader, &mut input, asked).await;
         connection.last_answers().await;
         connection.drop_by_us();
         // Its panic is told by its alarm.
         let _ = writer.await;
-        if let Some(wire) = Arc::into_inner(wire) {
-            wire.shutdown().await;
-        }
         hub.forget(&connection);
     });
 }
@@ -124,7 +138,7 @@ impl Hub {
     /// As many connections as may are open, or the arbiter has stopped.
     pub fn connect_in_process(self: &Arc<Self>, end: ChannelEnd) -> io::Result<()> {
         let too_many = || io::Error::other("as many connections as may are open, or the arbiter has stopped");
-        let (connection, mut asked) = self.register().ok_or_else(too_many)?;
+        let (connection, mut asked) = self.register(None).ok_or_else(too_many)?;
         let principal = Principal { name: "in-process".into(), by: PrincipalBy::InProcess };
         let peer = Peer { name: Some("in-process".into()), principal };
         let hub = self.clone();
@@ -199,7 +213,8 @@ async fn write_channel(replies: mpsc::Sender<Line>, connection: &Connection) {
     }
 }
 
-async fn write(wire: Arc<Wire>, connection: &Connection) {
+async fn write(connection: &Connection) {
+    let Some(out) = &connection.out else { return };
     let mut pending = Vec::new();
     loop {
         connection.wake.notified().await;
@@ -212,36 +227,35 @@ async fn write(wire: Arc<Wire>, connection: &Connection) {
             }
             let mut written = 0;
             while written < pending.len() {
-                match wire.try_write(&pending[written..]) {
+                match out.try_write(&pending[written..]) {
                     Ok(bytes) => {
                         written += bytes;
                         connection.written(bytes);
                     }
-                    // The drop may have woken it already, together with what there was to write.
-                    Err(_) if connection.dropped.load(Ordering::Acquire) => return,
+                    // What ended it may have woken the writer already, together with what there was to write.
+                    Err(_) if connection.is_over() => return,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::select! {
-                            ready = wire.writable() => if ready.is_err() { return },
-                            () = connection.wake.notified() => {
-                                if connection.dropped.load(Ordering::Acquire) { return }
-                            }
+                            ready = out.writable() => if ready.is_err() { return },
+                            () = connection.wake.notified() => if connection.is_over() { return },
                         }
                     }
-                    // The reader sees the end, too, and tells it.
-                    Err(error) if is_reset(&error) => return,
-                    // The reader would see an end all the same: the system says once what it was.
-                    Err(_) => return connection.drop_by_us(),
+                    Err(error) => return connection.cannot_write(&error),
                 }
             }
             pending.clear();
         }
-        if connection.dropped.load(Ordering::Acquire) {
+        if connection.is_over() {
             return;
         }
     }
 }
 
-async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
+async fn read(
+    mut reader: Reader<'_>,
+    input: &mut In,
+    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+) {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         tokio::select! {
@@ -251,7 +265,7 @@ async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedRec
                 let mut handed_on = 0;
                 while handed_on < SWEEP_BYTES_MAX {
                     let flags = rustix::net::RecvFlags::DONTWAIT;
-                    match rustix::net::recv(wire.fd(), &mut chunk[..], flags) {
+                    match rustix::net::recv(input.fd(), &mut chunk[..], flags) {
                         Ok((0, _)) => return reader.ended().await,
                         Ok((bytes, _)) => {
                             reader.bytes(&chunk[..bytes]).await;
@@ -265,10 +279,9 @@ async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedRec
                 }
                 drop(passed);
             }
-            ready = wire.readable() => match ready.and_then(|()| wire.try_read(&mut chunk)) {
+            read = input.read(&mut chunk) => match read {
                 Ok(0) => return reader.ended().await,
                 Ok(bytes) => reader.bytes(&chunk[..bytes]).await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if is_reset(&error) => return reader.ended().await,
                 Err(_) => return,
             },
@@ -278,7 +291,7 @@ async fn read(mut reader: Reader<'_>, wire: &Wire, mut asked: mpsc::UnboundedRec
 
 /// Whether an error is an end at the other side. Any other, such as a timeout where a firewall swallows everything,
 /// says nothing about the client: it may live and believe.
-fn is_reset(error: &io::Error) -> bool {
+pub(super) fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
@@ -369,7 +382,8 @@ impl<'a> Reader<'a> {
         let body = ReplyBody::Refused(Refused { id, seq, token, reason, detail });
         // In the partition's own epoch, or clients would take it for an older arbiter's word.
         let epoch = self.hub.epoch(partition);
-        self.connection.push(&Reply { partition, epoch, index: 0, session, body });
+        let reply = Reply { partition, epoch, index: 0, session, body };
+        self.hub.send([(&self.connection.address, &reply)]);
     }
 
     /// The connection is over, and not by the arbiter's doing: every partition is told, behind all that came.
@@ -393,9 +407,10 @@ mod tests {
     async fn heard_of(wire: Wire) -> Result<Inbound, TryRecvError> {
         let (inbox, mut delivered) = mpsc::channel(1);
         let hub = Hub::new("t".into(), vec![inbox], 1);
-        let (connection, asked) = hub.register().unwrap();
+        let (mut input, out) = wire.split();
+        let (connection, asked) = hub.register(Some(out)).unwrap();
         let peer = Peer { name: None, principal: Principal::anonymous() };
-        read(Reader::new(&hub, &connection, peer), &wire, asked).await;
+        read(Reader::new(&hub, &connection, peer), &mut input, asked).await;
         delivered.try_recv()
     }
 
@@ -420,15 +435,16 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_hears_late_of_the_drop_does_not_wait_for_the_client() {
         let hub = Hub::new("t".into(), Vec::new(), 1);
-        let (connection, _asked) = hub.register().unwrap();
         let (ours, _client) = UnixStream::pair().unwrap();
+        let (_input, out) = Wire::Unix(ours).split();
+        let (connection, _asked) = hub.register(Some(out)).unwrap();
         let detail = "x".repeat(MESSAGE_BYTES_MAX);
         let reason = Reason::Malformed;
         let body = ReplyBody::Refused(Refused { id: None, seq: None, token: None, reason, detail });
         let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
         // Up to the bound, at which the connection is dropped. Whatever woke the writer is one wake by now.
         while connection.push(&reply) {}
-        let written = write(Arc::new(Wire::Unix(ours)), &connection);
+        let written = write(&connection);
         tokio::time::timeout(Duration::from_secs(10), written).await.expect("it ends");
     }
 }

@@ -89,8 +89,10 @@ impl Drop for Alarm {
 struct Connection {
     number: u64,
     address: Address,
+    /// Where replies go out; none within a program.
+    out: Option<connection::Out>,
     outbox: Mutex<Outbox>,
-    /// Something is in the outbox, or the connection is to be dropped.
+    /// Something is in the outbox, or nothing more is to be written.
     wake: Notify,
     /// The arbiter closes it: its end tells nothing about the client.
     dropped: AtomicBool,
@@ -139,13 +141,26 @@ impl Hub {
         hub
     }
 
-    /// Sends a reply if its address is connected here; whether it was is nothing that anybody may rely on.
-    pub fn send(&self, to: &Address, reply: &Reply) -> bool {
-        let number =
-            to.rsplit_once('.').filter(|(process, _)| process.strip_prefix("direct.") == Some(&self.tag));
-        let Some(number) = number.and_then(|(_, number)| number.parse::<u64>().ok()) else { return false };
-        let connection = self.lock().open.get(&number).cloned();
-        connection.is_some_and(|connection| connection.push(reply))
+    /// Sends replies whose addresses are connected here; which those were is nothing that anybody may rely on.
+    pub fn send<'a>(&self, replies: impl IntoIterator<Item = (&'a Address, &'a Reply)>) {
+        let mut filled: Vec<Arc<Connection>> = Vec::new();
+        for (to, reply) in replies {
+            let Some(connection) = self.connection(to) else { continue };
+            if connection.push(reply) && !filled.iter().any(|other| Arc::ptr_eq(other, &connection)) {
+                filled.push(connection);
+            }
+        }
+        for connection in &filled {
+            connection.wake.notify_one();
+        }
+    }
+
+    fn connection(&self, address: &Address) -> Option<Arc<Connection>> {
+        let (process, number) = address.rsplit_once('.')?;
+        if process.strip_prefix("direct.") != Some(&self.tag) {
+            return None;
+        }
+        self.lock().open.get(&number.parse().ok()?).cloned()
     }
 
     /// These deliveries are finished, and their replies are sent.
@@ -263,7 +278,10 @@ impl Hub {
     }
 
     /// Registers a connection; `None` if there are as many as may be, or the arbiter has stopped.
-    fn register(&self) -> Option<(Arc<Connection>, mpsc::UnboundedReceiver<oneshot::Sender<()>>)> {
+    fn register(
+        &self,
+        out: Option<connection::Out>,
+    ) -> Option<(Arc<Connection>, mpsc::UnboundedReceiver<oneshot::Sender<()>>)> {
         let mut connections = self.lock();
         if connections.closed || connections.open.len() >= self.connections_max {
             return None;
@@ -273,6 +291,7 @@ impl Hub {
         let connection = Arc::new(Connection {
             number,
             address: Address::from(format!("direct.{}.{number}", self.tag)),
+            out,
             outbox: Mutex::default(),
             wake: Notify::new(),
             dropped: AtomicBool::new(false),
@@ -322,6 +341,18 @@ impl Connection {
     fn now_deaf(&self) {
         self.deaf.store(true, Ordering::Release);
         self.quiet.notify_one();
+        self.wake.notify_one();
+    }
+
+    /// A write failed. The system says why only once, so whoever met it decides what the end will mean.
+    fn cannot_write(&self, error: &std::io::Error) {
+        if connection::is_reset(error) {
+            // The reader sees the end, too, and tells it.
+            self.now_deaf();
+        } else {
+            // The reader would see an end all the same.
+            self.drop_by_us();
+        }
     }
 
     /// The client says nothing more: waits until what it asked is answered and written, as far as it can be.
@@ -344,7 +375,7 @@ impl Connection {
         if self.is_over() { 0 } else { outbox.bytes.len() + outbox.writing }
     }
 
-    /// Adds a reply to what the writer will write. A client that does not read is dropped, not waited for.
+    /// Adds a reply to what will be written. A client that does not read is dropped, not waited for.
     fn push(&self, reply: &Reply) -> bool {
         if self.is_over() {
             return false;
@@ -363,8 +394,6 @@ impl Connection {
         }
         outbox.bytes.extend_from_slice(&line);
         outbox.bytes.push(b'\n');
-        drop(outbox);
-        self.wake.notify_one();
         true
     }
 
@@ -494,7 +523,7 @@ mod tests {
             detail: String::new(),
         });
         let to = delivery.from.unwrap();
-        assert!(hub.send(&to, &Reply { partition: 0, epoch: 1, index: 1, session: None, body }));
+        hub.send([(&to, &Reply { partition: 0, epoch: 1, index: 1, session: None, body })]);
         hub.acknowledge(&[delivery.id]);
         assert!(replies.recv().await.is_some());
         let closed = tokio::time::timeout(LAST_ANSWERS / 2, replies.recv()).await;

@@ -209,11 +209,11 @@ async fn after_a_failure_nothing_is_written_or_reported() {
                 Err(e) => panic!("{e}"),
             }
             // One entry at a time, so that the groups are known.
-            while log.proofs().through() < Some(at as u64 - 1) && log.shared.failed().is_none() {
+            while log.proofs().through() < Some(at as u64 - 1) && log.appender.shared.failed().is_none() {
                 tokio::task::yield_now().await;
             }
         }
-        assert!(log.shared.failed().is_some(), "{fails:?} was asked: {:?}", demands.asked());
+        assert!(log.appender.shared.failed().is_some(), "{fails:?} was asked: {:?}", demands.asked());
         let (through, failures) = ends.await.unwrap();
         assert_eq!(through, proven, "{fails:?}");
         assert_eq!(failures.len(), 1, "{fails:?}: reported once");
@@ -224,7 +224,7 @@ async fn after_a_failure_nothing_is_written_or_reported() {
         assert!(matches!(log.append(&chain.all[at..=at]), Err(AppendError::Failed(_))));
         assert_eq!(log.tip(), tip);
         log.room().await;
-        assert!(log.shared.sync_mark().is_err());
+        assert!(log.appender.shared.sync_mark().is_err());
         assert!(log.close().is_err());
 
         // After space is made: everything that was proven is there, and it goes on.
@@ -261,7 +261,7 @@ fn who_waits_for_the_mark_hears_why_it_failed() {
     let (dir, demands) = (tempfile::tempdir().unwrap(), Arc::new(Demands::default()));
     demands.inner.lock().unwrap().fails = Some(Asked::SyncMark);
     let log = open_demanding(dir.path(), &small(), &demands);
-    let failed = log.shared.sync_mark();
+    let failed = log.appender.shared.sync_mark();
     assert!(matches!(failed, Err(WriteError::Io(_))), "{failed:?}");
     assert!(matches!(log.close(), Err(WriteError::Io(_))));
 }
@@ -398,7 +398,7 @@ fn the_mark_is_synced_though_entries_keep_coming() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, ..) = open(dir.path(), Options::default()).unwrap();
     let mut chain = Chain::default();
-    let shared = Arc::clone(&log.shared);
+    let shared = Arc::clone(&log.appender.shared);
     let synced = std::thread::spawn(move || shared.sync_mark());
     while !synced.is_finished() {
         assert!(chain.all.len() < 20_000, "it waits for a pause");
