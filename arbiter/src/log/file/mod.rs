@@ -34,7 +34,7 @@ pub use writer::Proofs;
 
 use super::chain::{ChainTip, Sealed};
 use super::checkpoint::CheckpointStore;
-use super::record::RECORD_BYTES_MAX;
+use super::record::{Event, RECORD_BYTES_MAX, Record};
 use open::Recovered;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -227,7 +227,8 @@ impl FileLog {
             lines.push(b'\n');
         }
         let last = Mark { index: tip.next_index - 1, hash: tip.hash };
-        self.appender.append(Queued { first, last, lines })?;
+        let patient = entry.iter().all(|sealed| only_waits(&sealed.record));
+        self.appender.append(Queued { first, last, lines, patient })?;
         self.tip = Some(tip);
         Ok(())
     }
@@ -271,6 +272,11 @@ impl FileLog {
             _ => self.appender.shared.failed().map_or(Ok(()), Err),
         }
     }
+}
+
+/// Whether nobody goes on by what the record says.
+fn only_waits(record: &Record) -> bool {
+    !record.events.is_empty() && record.events.iter().all(|event| matches!(event, Event::Queued { .. }))
 }
 
 impl Drop for FileLog {

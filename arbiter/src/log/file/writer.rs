@@ -3,6 +3,9 @@
 //! It takes what has arrived, writes it at once, syncs once, moves the mark and reports once: so under load a sync
 //! proves many entries, and without load an entry waits for nobody. After a failure it does nothing more.
 //!
+//! A record that only says that somebody waits now is patient: written alone, its sync would keep the release that the
+//! whole queue waits for from being written until it is over. So it waits for company, as long as a sync takes.
+//!
 //! Whatever may wait for the disk is done by the thread. Without syncs an entry is written by whoever appends it: to
 //! wake a thread costs several times what the write does.
 
@@ -14,10 +17,13 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 /// What is written at once; a larger entry is written alone.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// What is patient waits for others as long as the last sync took, and never longer than this.
+const PATIENCE_MAX: Duration = Duration::from_millis(10);
 
 /// An entry on its way to the disk.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(super) struct Queued {
     pub(super) last: Mark,
     /// Its lines.
     pub(super) lines: Vec<u8>,
+    /// Nobody goes on by what it says: it may wait a little for one by which somebody does.
+    pub(super) patient: bool,
 }
 
 /// What is proven.
@@ -88,13 +96,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until there is something to do; false at the end.
-    fn wait(&self) -> bool {
+    /// Waits until there is something to do; false at the end. For what is patient alone, it waits so long for more.
+    fn wait(&self, patience: Duration) -> bool {
         let mut queue = self.lock();
-        while queue.entries.is_empty() && queue.mark_syncs.is_empty() && !queue.closing && !queue.ended {
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        let mut until = None;
+        loop {
+            let pressing = queue.entries.iter().any(|entry| !entry.patient) || self.is_full(&queue);
+            if pressing || !queue.mark_syncs.is_empty() || queue.closing || queue.ended {
+                return !queue.ended;
+            }
+            if queue.entries.is_empty() {
+                queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let now = Instant::now();
+            let left = until.get_or_insert(now + patience).saturating_duration_since(now);
+            if left.is_zero() {
+                return true;
+            }
+            queue = self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        !queue.ended
     }
 
     /// Whether an entry would be taken now.
@@ -180,6 +201,8 @@ struct Writer<S: Storage> {
     last: Option<Mark>,
     /// Whether there may be anything that the mark does not say.
     unsynced: bool,
+    /// How long the last sync took.
+    sync_took: Duration,
     lines: Vec<u8>,
 }
 
@@ -237,6 +260,7 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         last,
         // Without syncs a start may find more than the mark says.
         unsynced: options.fsync == Fsync::Never && last.is_some(),
+        sync_took: Duration::ZERO,
         lines: Vec::new(),
     }));
     let now = Arc::downgrade(&writer);
@@ -245,12 +269,14 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         let shared = Arc::clone(&shared);
         move || {
             let ending = Ending { shared: Arc::clone(&shared) };
-            while shared.wait() {
+            let mut patience = Duration::ZERO;
+            while shared.wait(patience) {
                 // Whoever panicked with it in hand has told all that there is to tell.
                 let Ok(mut writer) = writer.lock() else { break };
-                if writer.work_off().is_break() {
+                if writer.work().is_break() {
                     break;
                 }
+                patience = writer.sync_took.min(PATIENCE_MAX);
             }
             drop(writer);
             drop(ending);
@@ -268,8 +294,14 @@ fn write_now<S: Storage>(writer: &Mutex<Writer<S>>) -> bool {
     if writer.waits_for_disk() {
         return false;
     }
-    // At the end the thread ends, too.
-    writer.work_off().is_continue()
+    loop {
+        match writer.work() {
+            ControlFlow::Continue(true) => {}
+            ControlFlow::Continue(false) => return true,
+            // The thread ends, too.
+            ControlFlow::Break(()) => return false,
+        }
+    }
 }
 
 /// Tells whoever waits that the thread is gone, if it ends by a panic.
@@ -286,41 +318,35 @@ impl Drop for Ending {
 }
 
 impl<S: Storage> Writer<S> {
-    /// Does all that there is to do; breaks at the end, in whatever way, and has told it then.
-    fn work_off(&mut self) -> ControlFlow<()> {
-        match self.try_work_off() {
-            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
-            ended => {
-                let result = ended.map(drop).map_err(WriteError::from);
-                self.shared.end(&result);
-                self.proven.send_modify(|proven| {
-                    proven.ended.get_or_insert(result);
-                });
-                ControlFlow::Break(())
-            }
+    /// Does the next thing, if there is one; breaks at the end, in whatever way, and has told it then.
+    fn work(&mut self) -> ControlFlow<(), bool> {
+        let Some(work) = self.next_work() else { return ControlFlow::Continue(false) };
+        let closes = matches!(work, Work::Close);
+        let result = self.carry_out(work).map_err(WriteError::from);
+        if result.is_ok() && !closes {
+            return ControlFlow::Continue(true);
         }
+        self.shared.end(&result);
+        self.proven.send_modify(|proven| proven.ended = Some(result));
+        ControlFlow::Break(())
     }
 
-    fn try_work_off(&mut self) -> Result<ControlFlow<()>, IoFailure> {
-        while let Some(work) = self.next_work() {
-            match work {
-                Work::Write(group) => self.write(&group)?,
-                Work::SyncMark(waiting) => {
-                    let synced = self.sync_with_mark();
-                    for MarkSync { answer, .. } in waiting {
-                        // Whoever no longer waits does not need it.
-                        let _ = answer.try_send(synced.clone().map_err(WriteError::from));
-                    }
-                    synced?;
+    fn carry_out(&mut self, work: Work) -> Result<(), IoFailure> {
+        match work {
+            Work::Write(group) => self.write(&group),
+            Work::SyncMark(waiting) => {
+                let synced = self.sync_with_mark();
+                for MarkSync { answer, .. } in waiting {
+                    // Whoever no longer waits does not need it.
+                    let _ = answer.try_send(synced.clone().map_err(WriteError::from));
                 }
-                Work::Close => {
-                    self.storage.finish()?;
-                    self.sync_with_mark()?;
-                    return Ok(ControlFlow::Break(()));
-                }
+                synced
+            }
+            Work::Close => {
+                self.storage.finish()?;
+                self.sync_with_mark()
             }
         }
-        Ok(ControlFlow::Continue(()))
     }
 
     /// A sync of the mark has its turn between the entries that were queued before it and those that came later: they
@@ -409,7 +435,9 @@ impl<S: Storage> Writer<S> {
 
     fn sync(&mut self) -> Result<(), IoFailure> {
         if self.unsynced {
+            let began = Instant::now();
             self.storage.sync()?;
+            self.sync_took = began.elapsed();
             self.unsynced = false;
             if let Some(last) = self.last {
                 self.storage.write_mark(last)?;
