@@ -84,11 +84,12 @@ impl Line {
         self.current.is_some()
     }
 
-    /// Sends what is queued. False if the connection is no good any more.
-    pub(super) fn flush(&mut self) -> bool {
+    /// Sends what is queued; `now` if nothing will come that could be sent with it. False if the connection is no good
+    /// any more.
+    pub(super) fn flush(&mut self, now: bool) -> bool {
         let out = std::mem::take(&mut self.out);
         match &self.current {
-            Some(current) if !out.is_empty() => current.send(out),
+            Some(current) if !out.is_empty() => current.send(out, now),
             _ => true,
         }
     }
@@ -204,7 +205,7 @@ impl Line {
 
     /// The client is over.
     pub(super) fn drop_all(&mut self) {
-        self.flush();
+        self.flush(false);
         self.current = None;
         self.earlier.clear();
         (self.wanted, self.another_wanted) = (false, false);

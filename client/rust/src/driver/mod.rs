@@ -224,7 +224,9 @@ impl Driver {
         if self.cores.values().all(|core| core.deadline(now).is_none()) {
             self.line.make_room();
         }
-        if !self.line.flush() {
+        // What several users ask at about the same time goes out together.
+        let alone = self.requests.live() <= 1;
+        if !self.line.flush(alone) {
             self.given_up(now);
         }
     }

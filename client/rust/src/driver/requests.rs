@@ -30,6 +30,11 @@ struct User {
 }
 
 impl Requests {
+    /// How many are asked, waited for or held.
+    pub(super) fn live(&self) -> usize {
+        self.live.len()
+    }
+
     pub(super) fn ask(
         &mut self,
         request: Number,

@@ -7,8 +7,8 @@ use crate::wire::{REPLY_BYTES_MAX, Reply};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -37,16 +37,59 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     /// The client's own end as the client sees it, where its end is the program's end.
     pub(crate) peer: Option<String>,
+    /// Where bytes go out; none within a program.
+    out: Option<Arc<Out>>,
+    /// What waits for the task that writes.
     lines: mpsc::UnboundedSender<Vec<u8>>,
     waiting_bytes: Arc<AtomicUsize>,
     reader: AbortHandle,
 }
 
 impl Connection {
-    /// Sends whole lines. False if the arbiter has not read for so long that it is hopeless.
-    pub(crate) fn send(&self, lines: Vec<u8>) -> bool {
+    /// Sends whole lines; `now` without leaving it to a task, if the socket takes them and nothing else waits. False if
+    /// the arbiter has not read for so long that it is hopeless.
+    pub(crate) fn send(&self, mut lines: Vec<u8>, now: bool) -> bool {
+        if let Some(out) = self.out.as_ref().filter(|_| now)
+            && self.waiting_bytes.load(Ordering::Acquire) == 0
+            && let Ok(written) = out.try_write(&lines)
+        {
+            if written == lines.len() {
+                return true;
+            }
+            lines.drain(..written);
+        }
         let waiting = self.waiting_bytes.fetch_add(lines.len(), Ordering::Relaxed) + lines.len();
         waiting <= WAITING_BYTES_MAX && self.lines.send(lines).is_ok()
+    }
+}
+
+/// The half of a socket by which bytes go out. Dropping the last one ends it.
+#[derive(Debug)]
+enum Out {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl Out {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write(bytes),
+            Self::Unix(half) => half.try_write(bytes),
+        }
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
+                    Self::Tcp(half) => half.writable().await?,
+                    Self::Unix(half) => half.writable().await?,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -70,12 +113,12 @@ pub(crate) async fn connect(
             let own = stream.local_addr()?;
             let peer = own.ip().is_loopback().then(|| own.to_string());
             let (read, write) = stream.into_split();
-            Ok(start(id, peer.filter(|_| presence), read, write, incoming))
+            Ok(start(id, peer.filter(|_| presence), read, Out::Tcp(write), incoming))
         }
         Place::At(Url::Unix(path)) => {
             let (read, write) = UnixStream::connect(path).await?.into_split();
             let peer = presence.then(|| format!("pid:{}", std::process::id()));
-            Ok(start(id, peer, read, write, incoming))
+            Ok(start(id, peer, read, Out::Unix(write), incoming))
         }
         Place::Here(connector) => Ok(start_channels(id, connector.connect()?, presence, incoming)),
     }
@@ -85,12 +128,13 @@ fn start(
     id: ConnectionId,
     peer: Option<String>,
     read: impl AsyncRead + Send + Unpin + 'static,
-    write: impl AsyncWrite + Send + Unpin + 'static,
+    out: Out,
     incoming: mpsc::Sender<(ConnectionId, Incoming)>,
 ) -> Connection {
     let (lines, to_write) = mpsc::unbounded_channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(write_lines(write, to_write, waiting_bytes.clone()));
+    let out = Arc::new(out);
+    tokio::spawn(write_lines(out.clone(), to_write, waiting_bytes.clone()));
     let reader = tokio::spawn(async move {
         let mut read = read;
         let why = match read_lines(id, &mut read, &incoming).await {
@@ -104,11 +148,11 @@ fn start(
         tracing::debug!(%why, "the connection to the arbiter is over");
         let _ = incoming.send((id, Incoming::Ended)).await;
     });
-    Connection { id, peer, lines, waiting_bytes, reader: reader.abort_handle() }
+    Connection { id, peer, out: Some(out), lines, waiting_bytes, reader: reader.abort_handle() }
 }
 
 async fn write_lines(
-    mut write: impl AsyncWrite + Unpin,
+    out: Arc<Out>,
     mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
     waiting_bytes: Arc<AtomicUsize>,
 ) {
@@ -117,12 +161,11 @@ async fn write_lines(
         let bytes = batch.concat();
         batch.clear();
         // The reader tells of the end.
-        if write.write_all(&bytes).await.is_err() {
+        if out.write_all(&bytes).await.is_err() {
             return;
         }
-        waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+        waiting_bytes.fetch_sub(bytes.len(), Ordering::Release);
     }
-    let _ = write.shutdown().await;
 }
 
 /// Why no more lines are read.
@@ -213,5 +256,6 @@ fn start_channels(
         }
         let _ = incoming.send((id, Incoming::Ended)).await;
     });
-    Connection { id, peer: peer.filter(|_| presence), lines, waiting_bytes, reader: reader.abort_handle() }
+    let peer = peer.filter(|_| presence);
+    Connection { id, peer, out: None, lines, waiting_bytes, reader: reader.abort_handle() }
 }
