@@ -271,7 +271,7 @@ mod tests {
     async fn a_connection_that_the_arbiter_does_not_read_is_given_up_but_not_closed() {
         let (mut line, listener, accepted) = connected(1).await;
         let request = long_request();
-        while line.flush() {
+        while line.flush(false) {
             line.send(&request);
             // What the system takes off the line's hands does not wait.
             tokio::task::yield_now().await;
