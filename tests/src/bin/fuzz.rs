@@ -89,13 +89,10 @@ fn soak(
     }
     let rate = run as f64 / begun.elapsed().as_secs_f64();
     println!(
-        "{}: {run} runs with seed {seed}, {rate:.0} runs/s, {good} taken, {} kinds of outcome ({known} of the seeds)",
+        "{}: {run} runs with seed {seed}, {rate:.0} runs/s, {good} taken, {} kinds of outcome ({known} of the seeds), \
+         at most {} bytes of memory of {MEMORY_BYTES_MAX}",
         target.name(),
-        kinds.len()
-    );
-    println!(
-        "{}: at most {} bytes of memory, the limit is {MEMORY_BYTES_MAX}",
-        target.name(),
+        kinds.len(),
         memory_bytes()
     );
     if memory_bytes() > MEMORY_BYTES_MAX {
