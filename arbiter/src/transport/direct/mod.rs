@@ -380,9 +380,12 @@ impl Connection {
         if self.is_over() {
             return false;
         }
-        let line = reply.encode();
         let mut outbox = self.outbox();
-        if outbox.bytes.len() + outbox.writing + line.len() > OUTBOX_BYTES_MAX {
+        let before = outbox.bytes.len();
+        reply.encode_into(&mut outbox.bytes);
+        outbox.bytes.push(b'\n');
+        if outbox.bytes.len() + outbox.writing > OUTBOX_BYTES_MAX {
+            outbox.bytes.truncate(before);
             drop(outbox);
             tracing::warn!(
                 address = %self.address,
@@ -392,8 +395,6 @@ impl Connection {
             self.drop_by_us();
             return false;
         }
-        outbox.bytes.extend_from_slice(&line);
-        outbox.bytes.push(b'\n');
         true
     }
 
