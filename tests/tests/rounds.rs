@@ -48,7 +48,7 @@ impl Fenced {
     }
 
     /// What it accepted: tokens that do not fall, each of one writer, each granted. How many writers wrote to the end.
-    fn check(&self, data: &Path) -> usize {
+    fn check(&self, data: &Path, how: &str) -> usize {
         let mut granted = BTreeSet::new();
         for line in log_lines(&data.join("0")) {
             let record: Value = serde_json::from_slice(&line).unwrap();
@@ -68,10 +68,10 @@ impl Fenced {
             highest = token;
             whole += usize::from(number == "3");
         }
+        let refused = self.lines("refused").len();
         println!(
-            "{} writers, {whole} to the end; {} writes refused",
-            writers.len(),
-            self.lines("refused").len()
+            "counts: {how}; {} writers, {whole} to the end; {refused} stale writes refused, 0 accepted",
+            writers.len()
         );
         whole
     }
@@ -120,8 +120,8 @@ async fn of_commands_that_are_killed_at_any_moment_no_write_is_stale() {
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     served.stop().await;
     both_are_clean(&data);
-    println!("{} commands killed", killed.load(Ordering::Relaxed));
-    assert!(fenced.check(&data) > 0);
+    let how = format!("{} commands killed", killed.load(Ordering::Relaxed));
+    assert!(fenced.check(&data, &how) > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,7 +188,7 @@ async fn a_service_that_is_stopped_for_any_time_lets_nobody_write_late() {
     bench.await.unwrap();
     served.stop().await;
     let report = &both_are_clean(&data)[0];
-    println!("stopped {stops} times, {} records", report.records);
     assert_eq!(report.epochs, 1);
-    assert!(fenced.check(&data) > 0);
+    let how = format!("the service stopped {stops} times, {} records", report.records);
+    assert!(fenced.check(&data, &how) > 0);
 }
