@@ -1,0 +1,439 @@
+//! The real binary with more than it can do: a crowd on one resource, ten times the rate that it keeps up with, and half of
+//! all messages hostile. `ARBITER_WAITERS` and `ARBITER_SECONDS` say how many and how long, where a few are not enough.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "rates are measured and paced")]
+
+use arbiterq_client::Client;
+use arbiterq_tests::binary::{Served, arbiter_says, command, is_alive};
+use arbiterq_tests::fuzz::mutate::Random;
+use arbiterq_tests::verifiers::both_are_clean;
+use arbiterq_tests::{PATIENCE, Raw, copy_data};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// Requests of a session, as in the default settings.
+const IN_FLIGHT_MAX: usize = 64;
+/// The service may have so much memory under any load of these tests: each connection's outbox and inbox are bounded.
+const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+fn number(variable: &str, few: u64) -> u64 {
+    std::env::var(variable).map_or(few, |text| text.parse().expect("a number"))
+}
+
+fn key(session: usize) -> String {
+    format!("{session:032x}")
+}
+
+fn of(session: u64, key: &str, body: &str) -> String {
+    format!("{{\"v\":1,\"partition\":0,\"session\":{session},\"key\":\"{key}\",{body}}}\n")
+}
+
+fn acquire(seq: u64, resource: &str) -> String {
+    format!(r#""acquire":{{"seq":{seq},"claims":[{{"resource":"{resource}","mode":"exclusive"}}]}}"#)
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+async fn connect(url: &str) -> (tokio::io::Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf) {
+    let stream = TcpStream::connect(url.strip_prefix("tcp://").unwrap()).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (read, write) = stream.into_split();
+    (BufReader::with_capacity(1 << 20, read).lines(), write)
+}
+
+/// A connection with sessions of its own, whose requests wait for one resource and are given back as they are granted.
+/// Tells how many are queued, and ends when all were served.
+async fn crowd(url: String, sessions: Vec<usize>, each: usize, queued: Arc<AtomicU64>) -> u64 {
+    let (mut lines, mut write) = connect(&url).await;
+    let mut keys = BTreeMap::new();
+    for session in sessions {
+        let open = format!(
+            "{{\"v\":1,\"partition\":0,\"open\":{{\"id\":\"o\",\"key\":\"{}\",\"lease_ms\":3600000,\"label\":\"crowd\"}}}}\n",
+            key(session)
+        );
+        write.write_all(open.as_bytes()).await.unwrap();
+        let opened: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        keys.insert(opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}")), key(session));
+    }
+    let all = (keys.len() * each) as u64;
+    let requests: String = (1..=each as u64)
+        .flat_map(|seq| keys.iter().map(move |(session, key)| of(*session, key, &acquire(seq, "crowded"))))
+        .collect();
+    let (mut served, mut sent) = (0, 0);
+    while served < all {
+        // Both at once: neither side is to wait for the other to read.
+        let line = tokio::select! {
+            written = write.write(&requests.as_bytes()[sent..]), if sent < requests.len() => {
+                sent += written.unwrap();
+                continue;
+            }
+            line = lines.next_line() => line.unwrap().expect("the connection stays"),
+        };
+        let reply: Value = serde_json::from_str(&line).unwrap();
+        if reply["queued"].is_object() {
+            queued.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(token) = reply["granted"]["token"].as_u64() {
+            let session = reply["session"].as_u64().unwrap();
+            let release = of(session, &keys[&session], &format!(r#""release":{{"token":{token}}}"#));
+            write.write_all(release.as_bytes()).await.unwrap();
+        } else if reply["released"].is_object() {
+            served += 1;
+        } else {
+            panic!("{reply}");
+        }
+    }
+    served
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
+    let waiters = usize::try_from(number("ARBITER_WAITERS", 5000)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(folder.path()).await;
+    let mut gate = Raw::connect(&served.url).await;
+    let session = gate.open(&key(0)).await;
+    let held = gate.ask(of(session, &key(0), &acquire(1, "crowded")).trim_end()).await;
+    let token = held["granted"]["token"].as_u64().unwrap();
+    let before = resident(served.process.pid());
+
+    let queued = Arc::new(AtomicU64::new(0));
+    let sessions: Vec<usize> = (1..=waiters.div_ceil(IN_FLIGHT_MAX)).collect();
+    let all = (sessions.len() * IN_FLIGHT_MAX) as u64;
+    let began = Instant::now();
+    let crowds: Vec<_> = sessions
+        .chunks(sessions.len().div_ceil(8))
+        .map(|some| tokio::spawn(crowd(served.url.clone(), some.to_vec(), IN_FLIGHT_MAX, queued.clone())))
+        .collect();
+    let wait = PATIENCE + Duration::from_millis(2 * all);
+    let all_wait = async {
+        while queued.load(Ordering::Relaxed) < all {
+            assert!(crowds.iter().all(|crowd| !crowd.is_finished()), "nobody is served yet");
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(wait, all_wait).await.expect("all are queued");
+    let queueing = began.elapsed();
+    let each = (resident(served.process.pid()) - before) / all;
+
+    let began = Instant::now();
+    gate.say(of(session, &key(0), &format!(r#""release":{{"token":{token}}}"#)).trim_end()).await;
+    let mut count = 0;
+    for crowd in crowds {
+        count += timeout(wait, crowd).await.expect("all are served").unwrap();
+    }
+    let draining = began.elapsed();
+    assert_eq!(count, all);
+    served.stop().await;
+    // That nobody was overtaken is what the verifiers say.
+    let report = &both_are_clean(folder.path())[0];
+    assert_eq!((report.grants, report.live.waiting), (all + 1, 0));
+    println!(
+        "counts: {all} waiters on one resource, queued in {queueing:.2?}, all served in {draining:.2?}, {each} bytes of the \
+         service's memory each"
+    );
+}
+
+/// What a flooding connection did.
+#[derive(Default)]
+struct Flood {
+    /// Lines that were due, and those that the socket took.
+    offered: AtomicU64,
+    taken: AtomicU64,
+    answers: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Requests that are sent before they are withdrawn: more than a session may have.
+const BURST: u64 = 2 * IN_FLIGHT_MAX as u64;
+
+/// Offers requests at a rate, and withdraws them, whether there are answers or not; then waits for what is missing.
+async fn flood(url: String, number: usize, a_second: u64, time: Duration, flood: Arc<Flood>) {
+    let mut raw = Raw::connect(&url).await;
+    let session = raw.open(&key(number)).await;
+    drop(raw);
+    let (mut lines, write) = connect(&url).await;
+    let key = key(number);
+    let attach = of(session, &key, r#""attach":{"n":1}"#);
+    write.try_write(attach.as_bytes()).unwrap();
+    let counts = flood.clone();
+    let hears = tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.contains("\"alive\"") || line.contains("\"attached\"") {
+                continue;
+            }
+            counts.refused.fetch_add(u64::from(line.contains("\"refused\"")), Ordering::Relaxed);
+            counts.answers.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let began = Instant::now();
+    let (mut seq, mut rest) = (1, Vec::new());
+    while began.elapsed() < time {
+        let due = (began.elapsed().as_secs_f64() * a_second as f64) as u64;
+        flood.offered.store(due, Ordering::Relaxed);
+        if rest.is_empty() && due >= flood.taken.load(Ordering::Relaxed) + 2 * BURST {
+            for seq in seq..seq + BURST {
+                rest.extend(of(session, &key, &acquire(seq, &format!("flood/{number}/{seq}"))).bytes());
+            }
+            for seq in seq..seq + BURST {
+                rest.extend(of(session, &key, &format!(r#""cancel":{{"seq":{seq}}}"#)).bytes());
+            }
+            seq += BURST;
+            flood.taken.fetch_add(2 * BURST, Ordering::Relaxed);
+        }
+        match write.try_write(&rest) {
+            Ok(written) => drop(rest.drain(..written)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                sleep(Duration::from_millis(1)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        if rest.is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let mut write = write;
+    write.write_all(&rest).await.unwrap();
+    let answered = async {
+        while flood.answers.load(Ordering::Relaxed) < flood.taken.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE * 3, answered).await.unwrap_or_else(|_| {
+        panic!(
+            "{} answers to {} lines",
+            flood.answers.load(Ordering::Relaxed),
+            flood.taken.load(Ordering::Relaxed)
+        )
+    });
+    hears.abort();
+}
+
+/// A client that behaves: how long its grants took, until it is told to stop.
+fn behaved(url: &str, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<Duration>> {
+    let (url, stop) = (url.to_owned(), stop.clone());
+    tokio::spawn(async move {
+        let client = Client::builder(&url).label("behaved").connect().await.unwrap();
+        let mut took = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            let grant = client.acquire("behaved").await.unwrap();
+            took.push(began.elapsed());
+            grant.release().await.unwrap();
+        }
+        client.close().await;
+        took.sort();
+        took
+    })
+}
+
+/// The service's memory, now and then.
+fn memory(pid: u32, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<u64>> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            bytes.push(resident(pid));
+            sleep(Duration::from_millis(50)).await;
+        }
+        bytes
+    })
+}
+
+/// Connections that offer more than they wait for.
+const FLOODS: usize = 8;
+
+/// As many floods as there are connections for so long, together at so many lines a second.
+async fn floods(url: &str, first: usize, a_second: u64, time: Duration) -> Vec<Arc<Flood>> {
+    let floods: Vec<_> = (0..FLOODS).map(|_| Arc::new(Flood::default())).collect();
+    let start = |(at, counts): (usize, &Arc<Flood>)| {
+        tokio::spawn(flood(url.to_owned(), first + at, a_second / FLOODS as u64, time, counts.clone()))
+    };
+    let tasks: Vec<_> = floods.iter().enumerate().map(start).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    floods
+}
+
+fn sum(floods: &[Arc<Flood>], what: fn(&Flood) -> &AtomicU64) -> u64 {
+    floods.iter().map(|flood| what(flood).load(Ordering::Relaxed)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
+    const WAITERS: usize = 3 * IN_FLIGHT_MAX;
+    let seconds = number("ARBITER_SECONDS", 4);
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(folder.path()).await;
+    let pid = served.process.pid();
+    // Lines a second that it keeps up with, however many there are.
+    let began = Instant::now();
+    let measured = floods(&served.url, 3000, 10_000_000, Duration::from_secs(1)).await;
+    let sustained = (sum(&measured, |f| &f.answers) as f64 / began.elapsed().as_secs_f64()) as u64;
+
+    // Those who waited before.
+    let mut gate = Raw::connect(&served.url).await;
+    let session = gate.open(&key(0)).await;
+    let held = gate.ask(of(session, &key(0), &acquire(1, "crowded")).trim_end()).await;
+    let token = held["granted"]["token"].as_u64().unwrap();
+    let queued = Arc::new(AtomicU64::new(0));
+    let waiting =
+        tokio::spawn(crowd(served.url.clone(), vec![1000, 1001, 1002], IN_FLIGHT_MAX, queued.clone()));
+    while queued.load(Ordering::Relaxed) < WAITERS as u64 {
+        sleep(Duration::from_millis(5)).await;
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (behaved, memory) = (behaved(&served.url, &stop), memory(pid, &stop));
+    let floods = floods(&served.url, 2000, 10 * sustained, Duration::from_secs(seconds)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (took, memory) = (behaved.await.unwrap(), memory.await.unwrap());
+    let release = of(session, &key(0), &format!(r#""release":{{"token":{token}}}"#));
+    gate.say(release.trim_end()).await;
+    let served_waiters = timeout(PATIENCE, waiting).await.expect("no waiter is lost").unwrap();
+    assert_eq!(served_waiters, WAITERS as u64);
+    let of = |what| sum(&floods, what);
+    let (offered, taken, refused) = (of(|f| &f.offered), of(|f| &f.taken), of(|f| &f.refused));
+    let peak = *memory.iter().max().unwrap();
+    served.stop().await;
+    let left = tempfile::tempdir().unwrap();
+    copy_data(folder.path(), left.path());
+    arbiterq::audit::verify::verify_folder(&left.path().join("0"), &[], &mut |_| {}).unwrap();
+    assert!(offered > taken && refused > 0, "more was offered than it takes: {offered}, {taken}, {refused}");
+    assert!(!took.is_empty() && peak < MEMORY_BYTES_MAX, "{peak} bytes");
+    let half = |part: &[u64]| part.iter().max().unwrap() >> 20;
+    println!(
+        "counts: {seconds} s at ten times {sustained} lines a second: {offered} offered, {taken} taken and answered, {refused} refused; memory at most {} MiB in \
+         the first half, {} MiB in the second; a client that behaves: {} grants, p50 {:.1?}, max {:.1?}; {WAITERS} who \
+         waited before were served",
+        half(&memory[..memory.len() / 2 + 1]),
+        half(&memory[memory.len() / 2..]),
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() - 1],
+    );
+}
+
+/// Lines that nobody who behaves says.
+fn hostile_lines() -> Vec<Vec<u8>> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/protocol/golden");
+    let files = |folder: &str| {
+        let entries = std::fs::read_dir(golden.join(folder)).unwrap();
+        entries.map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect::<Vec<_>>()
+    };
+    // What is refused whoever says it; and what was good once, of a session that is not the sender's. Who may open
+    // sessions and pause is for another test to say.
+    let mut lines = files("refused");
+    lines.extend(files("messages/requests"));
+    let allowed = ["\"open\"", "\"pause\"", "\"resume\"", "\"force_release\""];
+    lines.retain(|line| !allowed.iter().any(|kind| String::from_utf8_lossy(line).contains(kind)));
+    lines.push(vec![b'x'; 70_000]);
+    lines.push((0..=255).filter(|byte| *byte != b'\n').collect());
+    for line in &mut lines {
+        line.retain(|byte| *byte != b'\n');
+        line.push(b'\n');
+    }
+    lines.retain(|line| line.len() > 1);
+    lines
+}
+
+/// Says hostile lines, about as many as others say good ones, and breaks off in the middle of one now and then.
+async fn hostile(url: String, seed: u64, reads: bool, good: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> u64 {
+    let lines = hostile_lines();
+    let (mut random, mut said) = (Random::new(seed, 0), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let (mut replies, mut write) = connect(&url).await;
+        let hears = tokio::spawn(async move {
+            if !reads {
+                return std::future::pending().await;
+            }
+            while let Ok(Some(_)) = replies.next_line().await {}
+        });
+        for _ in 0..2000 {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            while said > good.load(Ordering::Relaxed) + 1000 && !stop.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let line = random.one_of(&lines);
+            let written = timeout(Duration::from_millis(200), write.write_all(line)).await;
+            said += 1;
+            // A connection that takes no answers is dropped by the service.
+            if !matches!(written, Ok(Ok(()))) {
+                break;
+            }
+        }
+        let line = random.one_of(&lines);
+        let _ = timeout(Duration::from_millis(200), write.write_all(&line[..line.len() / 2])).await;
+        hears.abort();
+    }
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_half_of_all_messages_hostile_nobody_else_is_disturbed() {
+    const HOSTILE: u64 = 6;
+    let seconds = number("ARBITER_SECONDS", 4);
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start_with(
+        {
+            let mut quiet = command();
+            quiet.env("ARBITER__LOG__LEVEL", "error");
+            quiet
+        },
+        folder.path(),
+        "tcp://127.0.0.1:0",
+    )
+    .await;
+    let pid = served.process.pid();
+    let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let memory = memory(pid, &stop);
+    let hostiles: Vec<_> = (0..HOSTILE)
+        .map(|seed| tokio::spawn(hostile(served.url.clone(), seed, seed > 0, good.clone(), stop.clone())))
+        .collect();
+    // Those who behave, at full load: each has a share of the hostile beside it.
+    let began = Instant::now();
+    let mut cycles = 0;
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let bench =
+            ["bench", "--clients", "32", "--resources", "16", "--connections", "4", "--for", "1s", "--json"];
+        let ended = arbiter_says(&served.url, &bench).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        let figures: Value = serde_json::from_str(ended.out.trim()).unwrap();
+        let count = |name: &str| figures[name].as_u64().unwrap();
+        assert_eq!((count("errors"), count("lost"), count("overlaps")), (0, 0, 0), "{figures}");
+        cycles += count("cycles");
+        good.store(2 * cycles / HOSTILE, Ordering::Relaxed);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut said = 0;
+    for hostile in hostiles {
+        said += timeout(PATIENCE, hostile).await.unwrap().unwrap();
+    }
+    let peak = memory.await.unwrap().into_iter().max().unwrap();
+    assert!(is_alive(pid) && !served.process.said().contains("panicked"), "{}", served.process.said());
+    served.stop().await;
+    let report = &both_are_clean(folder.path())[0];
+    assert_eq!((report.epochs, report.live.waiting), (1, 0), "no restart");
+    assert!(said > cycles && peak < MEMORY_BYTES_MAX, "{said} hostile lines, {cycles} cycles, {peak} bytes");
+    println!(
+        "counts: {seconds} s: {said} hostile messages beside {} good ones; 0 errors, 0 lost, 0 overlaps; memory at most {} MiB",
+        2 * cycles,
+        peak >> 20
+    );
+}
