@@ -57,22 +57,25 @@ async fn connect(url: &str) -> (tokio::io::Lines<BufReader<OwnedReadHalf>>, Owne
 
 /// A connection with sessions of its own, whose requests wait for one resource and are given back as they are granted.
 /// Tells how many are queued, and ends when all were served.
-async fn crowd(url: String, sessions: Vec<usize>, each: usize, queued: Arc<AtomicU64>) -> u64 {
+async fn crowd(url: String, sessions: Vec<(usize, usize)>, queued: Arc<AtomicU64>) -> u64 {
     let (mut lines, mut write) = connect(&url).await;
-    let mut keys = BTreeMap::new();
-    for session in sessions {
+    let (mut keys, mut wanted) = (BTreeMap::new(), Vec::new());
+    for (session, each) in sessions {
         let open = format!(
             "{{\"v\":1,\"partition\":0,\"open\":{{\"id\":\"o\",\"key\":\"{}\",\"lease_ms\":3600000,\"label\":\"crowd\"}}}}\n",
             key(session)
         );
         write.write_all(open.as_bytes()).await.unwrap();
         let opened: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-        keys.insert(opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}")), key(session));
+        let opened = opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}"));
+        keys.insert(opened, key(session));
+        wanted.extend((1..=each as u64).map(|seq| (seq, opened)));
     }
-    let all = (keys.len() * each) as u64;
-    let requests: String = (1..=each as u64)
-        .flat_map(|seq| keys.iter().map(move |(session, key)| of(*session, key, &acquire(seq, "crowded"))))
-        .collect();
+    // Each session's first, then each one's second.
+    wanted.sort_unstable();
+    let all = wanted.len() as u64;
+    let request = |(seq, session): &(u64, u64)| of(*session, &keys[session], &acquire(*seq, "crowded"));
+    let requests: String = wanted.iter().map(request).collect();
     let (mut served, mut sent) = (0, 0);
     while served < all {
         // Both at once: neither side is to wait for the other to read.
@@ -111,12 +114,15 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let before = resident(served.process.pid());
 
     let queued = Arc::new(AtomicU64::new(0));
-    let sessions: Vec<usize> = (1..=waiters.div_ceil(IN_FLIGHT_MAX)).collect();
-    let all = (sessions.len() * IN_FLIGHT_MAX) as u64;
+    let sessions: Vec<_> = (0..waiters)
+        .step_by(IN_FLIGHT_MAX)
+        .map(|first| (1 + first, IN_FLIGHT_MAX.min(waiters - first)))
+        .collect();
+    let all = waiters as u64;
     let began = Instant::now();
     let crowds: Vec<_> = sessions
         .chunks(sessions.len().div_ceil(8))
-        .map(|some| tokio::spawn(crowd(served.url.clone(), some.to_vec(), IN_FLIGHT_MAX, queued.clone())))
+        .map(|some| tokio::spawn(crowd(served.url.clone(), some.to_vec(), queued.clone())))
         .collect();
     let wait = PATIENCE + Duration::from_millis(2 * all);
     let all_wait = async {
@@ -291,8 +297,11 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
     let held = gate.ask(of(session, &key(0), &acquire(1, "crowded")).trim_end()).await;
     let token = held["granted"]["token"].as_u64().unwrap();
     let queued = Arc::new(AtomicU64::new(0));
-    let waiting =
-        tokio::spawn(crowd(served.url.clone(), vec![1000, 1001, 1002], IN_FLIGHT_MAX, queued.clone()));
+    let waiting = tokio::spawn(crowd(
+        served.url.clone(),
+        [1000, 1001, 1002].map(|s| (s, IN_FLIGHT_MAX)).to_vec(),
+        queued.clone(),
+    ));
     while queued.load(Ordering::Relaxed) < WAITERS as u64 {
         sleep(Duration::from_millis(5)).await;
     }
