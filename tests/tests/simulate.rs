@@ -4,12 +4,14 @@
 use arbiterq_tests::sim::command::look_for;
 use arbiterq_tests::sim::mix::{MIXES, named};
 use arbiterq_tests::sim::plant::ROWS;
-use arbiterq_tests::sim::{Setup, run};
+use arbiterq_tests::sim::{Setup, run, run_replayed};
 
 /// Runs of each mix.
 const RUNS: u64 = 4;
 /// Runs in which a planted rule is to be noticed: several times what the rarest, row 19, takes on average (forty).
 const BUDGET: u64 = 300;
+/// Rows whose rule is one of deciding, and that nothing but the verifiers sees in the record itself.
+const REPLAYED: [u32; 2] = [18, 48];
 
 #[test]
 fn every_mix_is_clean_and_says_something() {
@@ -67,5 +69,21 @@ fn every_invariant_can_fail() {
         let caught = look_for(row, 1, BUDGET);
         let by = caught.map(|caught| caught.invariant);
         assert_eq!(by, Some(invariant), "row {number}: {}", row.rule);
+    }
+}
+
+/// What is decided by a wrong rule is not what the right rules make of the log, in the first record that shows it.
+#[test]
+fn the_replay_finds_what_is_decided_otherwise() {
+    for number in REPLAYED {
+        let row = ROWS.iter().find(|row| row.number == number).expect("a row");
+        let mix = named(row.mixes[0]).expect("a mix");
+        let broken =
+            (1..100).find_map(|seed| run_replayed(Setup { seed, mix, plant: Some(row.plant) }).violation);
+        let broken = broken.expect("a violation");
+        assert!(
+            broken.invariant == "evidence" && broken.what.starts_with("the replay: record "),
+            "row {number}: {broken:?}"
+        );
     }
 }

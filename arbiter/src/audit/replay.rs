@@ -98,6 +98,7 @@ pub enum ReplayError {
 }
 
 /// Replays records one after the other, as they come from wherever.
+#[derive(Clone)]
 pub struct Replay {
     state: State,
     records: u64,
@@ -116,6 +117,11 @@ impl Replay {
             checkpoints: 0,
             expected: checkpoints.into_iter().collect(),
         }
+    }
+
+    /// What the records so far leave behind.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// Whether this record follows the last one.

@@ -5,15 +5,13 @@
 //! A run is named by target, seed and number, and these alone make its input again. What must hold: nothing panics,
 //! nothing takes long, and what was understood is understood the same after it was written again.
 
+mod folder;
+mod log;
 pub mod mutate;
 
-use arbiterq::audit::replay::{Replay, checkpoints_of, replay_folder};
-use arbiterq::audit::verify::{Verifier, verify_folder};
-use arbiterq::log::chain::{ChainTip, Sealed, hash_of};
-use arbiterq::log::checkpoint::Manifest;
-use arbiterq::log::file::{FileLog, Fsync, Options, Position, Step};
+use arbiterq::log::chain::Sealed;
 use arbiterq::settings::{Sources, load};
-use arbiterq::state::{State, snapshot};
+use arbiterq::state::snapshot;
 use arbiterq_client::wire::{Reply, Request};
 use mutate::{Random, chained, lines_of, mutate};
 use std::collections::BTreeMap;
@@ -89,9 +87,9 @@ pub struct Fuzzer {
     seeds: Vec<Vec<u8>>,
     /// So many of them, the first, are whole; the corpus is of parts and of what was refused.
     golden: usize,
-    /// The files of a good log folder.
-    files: BTreeMap<String, Vec<u8>>,
     scratch: tempfile::TempDir,
+    folders: folder::Folders,
+    log: log::Reader,
 }
 
 fn repository() -> PathBuf {
@@ -113,39 +111,6 @@ fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// The golden log's folder with the checkpoint that it names: its body, its manifest.
-fn golden_folder() -> BTreeMap<String, Vec<u8>> {
-    let mut files = files_of(&repository().join("client/protocol/golden/log/0"));
-    let mut places = Vec::new();
-    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".log")) {
-        let segment: u64 = name[..20].parse().expect("a segment");
-        let mut offset = 0;
-        for line in lines_of(bytes) {
-            let length = line.len() as u64 + 1;
-            places.push((Sealed::read(&line).expect("golden"), Position { segment, offset }));
-            offset += length;
-        }
-    }
-    let recorded = places.iter().find_map(|(sealed, position)| {
-        checkpoints_of(&sealed.record)
-            .next()
-            .map(|(of, body_hash)| (sealed.clone(), *position, of, body_hash))
-    });
-    let (sealed, position, of, body_hash) = recorded.expect("the golden log has a checkpoint");
-    let mut state = State::new(ChainTip::before(0));
-    let at = usize::try_from(of).expect("few records");
-    places[..=at].iter().for_each(|(sealed, _)| state.fold(sealed));
-    let body = snapshot::write(&state);
-    assert_eq!(hash_of(&body), body_hash, "the golden log's checkpoint is of its own state");
-    let (of_hash, after) = (places[at].0.hash, places[at + 1].1);
-    let manifest =
-        Manifest { of, of_hash, after, index: sealed.record.index, hash: sealed.hash, position, body_hash };
-    let manifest = [serde_json::to_vec(&manifest).expect("JSON"), b"\n".to_vec()].concat();
-    files.insert(format!("checkpoint-{of:020}.manifest"), manifest);
-    files.insert(format!("checkpoint-{of:020}.jsonl"), body);
-    files
-}
-
 impl Fuzzer {
     /// With the golden files and the corpus.
     ///
@@ -153,9 +118,12 @@ impl Fuzzer {
     /// If they cannot be read.
     pub fn new(target: Target) -> Self {
         let golden = repository().join("client/protocol/golden");
-        let files = golden_folder();
+        let scratch = crate::quick_folder();
+        let folders = folder::Folders::new(scratch.path());
+        let files = &folders.golden;
         let segments = files.iter().filter(|(name, _)| name.ends_with(".log"));
         let log: Vec<u8> = segments.flat_map(|(_, bytes)| bytes.clone()).collect();
+        let reader = log::Reader::new(if target == Target::Log { &log } else { &[] });
         let messages = |kind: &str| -> Vec<Vec<u8>> {
             files_of(&golden.join("messages").join(kind)).values().flat_map(|bytes| lines_of(bytes)).collect()
         };
@@ -171,17 +139,15 @@ impl Fuzzer {
             Target::Checkpoint => {
                 files.iter().filter(|(n, _)| n.ends_with(".jsonl")).map(|(_, b)| b.clone()).collect()
             }
-            Target::Folder => {
-                files.iter().map(|(name, bytes)| [name.as_bytes(), b"\n", &bytes[..]].concat()).collect()
-            }
+            Target::Folder => folders.seeds(),
             Target::Settings => {
                 vec![std::fs::read(repository().join("config/default.toml")).expect("settings")]
             }
         };
-        let golden = seeds.len();
+        let golden = if target == Target::Folder { folders.small.len() } else { seeds.len() };
         assert!(golden > 0);
         seeds.extend(files_of(&corpus(target)).into_values());
-        Self { target, seeds, golden, files, scratch: crate::quick_folder() }
+        Self { target, seeds, golden, scratch, folders, log: reader }
     }
 
     /// The inputs that it begins with.
@@ -192,7 +158,8 @@ impl Fuzzer {
     /// The input of a run.
     pub fn input(&self, seed: u64, run: u64) -> Vec<u8> {
         let mut random = Random::new(seed, run);
-        let whole = random.below(4) > 0;
+        // Most folders are small: as much can be wrong in one, and it is read in a fifth of the time.
+        let whole = random.below(if self.target == Target::Folder { 16 } else { 4 }) > 0;
         let mut input =
             random.one_of(&self.seeds[..if whole { self.golden } else { self.seeds.len() }]).clone();
         let other = random.one_of(&self.seeds).clone();
@@ -267,7 +234,7 @@ impl Fuzzer {
                 }
                 Err(error) => error.to_string(),
             },
-            Target::Log => read_log(input),
+            Target::Log => self.log.read(input),
             Target::Checkpoint => match snapshot::read(input) {
                 Ok(state) => {
                     let again = snapshot::write(&state);
@@ -276,7 +243,7 @@ impl Fuzzer {
                 }
                 Err(error) => error.to_string(),
             },
-            Target::Folder => self.read_folder(input),
+            Target::Folder => self.folders.read(input),
             Target::Settings => {
                 let file = self.scratch.path().join("settings.toml");
                 std::fs::write(&file, input).expect("written");
@@ -290,71 +257,6 @@ impl Fuzzer {
             }
         }
     }
-
-    fn read_folder(&self, input: &[u8]) -> String {
-        let feed = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
-        let changed = String::from_utf8_lossy(&input[..feed]).into_owned();
-        let folder = self.scratch.path().join("log");
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).expect("a folder");
-        for (name, bytes) in &self.files {
-            let bytes = if *name == changed { input.get(feed + 1..).unwrap_or_default() } else { bytes };
-            std::fs::write(folder.join(name), bytes).expect("written");
-        }
-        let verified = verify_folder(&folder, &[], &mut |_| {});
-        let replayed = replay_folder(&folder, &mut |_| {});
-        let open = || {
-            let options = Options { fsync: Fsync::Never, ..Options::default() };
-            let opened = FileLog::open(&folder, options, &mut |step| match step {
-                Step::Checkpoint { body, .. } => snapshot::read(body).map(drop).map_err(|e| e.to_string()),
-                Step::Start | Step::Record(_) => Ok(()),
-            });
-            opened.map(|(log, opened)| {
-                log.close().expect("closed");
-                opened
-            })
-        };
-        let outcome = match (open(), &verified) {
-            (Ok(opened), _) => {
-                let again = open().expect("what was opened once can be opened again");
-                assert_eq!((again.tip, again.cut), (opened.tip, None), "and ends where it did");
-                format!(
-                    "opens {:?} {}",
-                    opened.checkpoint,
-                    opened.cut.map(|cut| cut.kind.to_string()).unwrap_or_default()
-                )
-            }
-            (Err(error), Ok(_)) if !changed.starts_with("checkpoint") => {
-                panic!("clean, and it does not open: {error}")
-            }
-            (Err(error), _) => error.to_string(),
-        };
-        let verified = verified.map_or_else(|error| error.to_string(), |_| "clean".to_owned());
-        let replayed = replayed.map_or_else(|error| error.to_string(), |_| "decided".to_owned());
-        format!("{outcome}; {verified}; {replayed}")
-    }
-}
-
-/// Reads lines as the verifier and the replay do, each up to the first that it refuses.
-fn read_log(input: &[u8]) -> String {
-    let lines: Vec<_> = input.split(|byte| *byte == b'\n').collect();
-    let mut verifier = Verifier::new();
-    let refused = lines.iter().find_map(|line| verifier.line(line).err());
-    let records: Vec<_> = lines.iter().map_while(|line| Sealed::read(line).ok()).collect();
-    let named = records.iter().flat_map(|sealed| checkpoints_of(&sealed.record));
-    let mut replay = Replay::new(records.first().map_or(0, |first| first.record.index), named);
-    let mut differs = None;
-    for sealed in &records {
-        if !replay.is_next(sealed) {
-            break;
-        }
-        if let Err(error) = replay.record(sealed) {
-            differs = Some(error.to_string());
-            break;
-        }
-    }
-    let refused = refused.map_or_else(|| "clean".to_owned(), |violation| violation.what);
-    format!("{refused}; {}", differs.unwrap_or_else(|| "decided".to_owned()))
 }
 
 /// The words of an outcome without its numbers and without what it quotes: inputs that differ in it are different

@@ -48,6 +48,9 @@ const TEXTS: [&str; 16] = [
 ];
 const BYTES: [u8; 12] = [0, b'\n', b'\r', b' ', b'"', b'\\', b'{', b'}', b'[', b']', 0x80, 0xff];
 
+/// Most changed logs have fewer lines behind the first that was changed.
+const BEHIND_MAX: usize = 12;
+
 /// SplitMix64: the same numbers for the same seed, everywhere.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -211,20 +214,24 @@ pub fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
     lines.map(<[u8]>::to_vec).collect()
 }
 
-/// A log with some records changed, and chained again, so that only rules can find it.
+/// A log with some records changed, and chained again from the first of them on, so that only rules can find it. Most
+/// end soon after it: what is wrong is found there or never.
 pub fn chained(input: &[u8], random: &mut Random) -> Vec<u8> {
     let mut lines = lines_of(input);
     if lines.is_empty() {
         return input.to_vec();
     }
+    let mut first = lines.len();
     for _ in 0..=random.below(3) {
         let at = random.below(lines.len());
         let donor = lines[random.below(lines.len())].clone();
+        first = first.min(at);
         match random.below(6) {
             0 => lines.insert(at, donor),
             1 if lines.len() > 1 => drop(lines.remove(at)),
             2 => {
                 let other = random.below(lines.len());
+                first = first.min(other);
                 lines.swap(at, other);
             }
             _ => {
@@ -236,8 +243,12 @@ pub fn chained(input: &[u8], random: &mut Random) -> Vec<u8> {
             }
         }
     }
-    let mut prev = "0".repeat(64);
-    for (index, line) in lines.iter_mut().enumerate() {
+    if random.below(8) > 0 {
+        lines.truncate(first + 1 + random.below(BEHIND_MAX));
+    }
+    // What was chained before is not chained again.
+    let mut prev = first.checked_sub(1).map_or("0".repeat(64), |last| hash_of(&lines[last]).to_string());
+    for (index, line) in lines.iter_mut().enumerate().skip(first) {
         chain(line, index, &prev);
         prev = hash_of(line).to_string();
     }

@@ -1,7 +1,12 @@
-//! Promise 8, evidence: every reader of the log sees the same chain, the verifier of the binary accepts it, and every
-//! receipt that a client was given is in it. The verifier costs as much as a partition, so it may be left out of a run. And what keeps the chain going: no record is larger than one may be.
+//! Promise 8, evidence: every reader of the log sees the same chain, both verifiers of the binary accept it, and every
+//! receipt that a client was given is in it. And what keeps the chain going: no record is larger than one may be.
+//!
+//! Both read lines, as from a disk. The replay reads every log. The verifier, at a third of all else that a run
+//! computes, reads every second, and every one in which it should find something. Where a wrong rule is planted in what decides, the replay would say so of the
+//! first record that shows it; it is left out there, so that the promises have to.
 
-use super::{Checked, Ledger, Violation, broken};
+use super::{Checked, Ledger, broken};
+use arbiterq::audit::replay::{Replay, ReplayError};
 use arbiterq::audit::verify::Verifier;
 use arbiterq::log::chain::{ChainTip, Sealed};
 use arbiterq::log::record::{Command, DUE_MAX, Event, RECORD_BYTES_MAX};
@@ -9,11 +14,13 @@ use arbiterq_client::wire::{Hash, Token};
 
 const NAME: &str = "evidence";
 
-/// The verifier, as far as it has read, if it reads at all.
+/// The verifiers, as far as they have read, if they read at all.
 #[derive(Default)]
 pub struct Evidence {
-    /// Reads along.
+    /// `audit verify`, reads along.
     pub verifier: Option<Verifier>,
+    /// `audit replay`, reads along.
+    pub replay: Option<Replay>,
     receipts: Vec<(Token, Hash)>,
 }
 
@@ -32,11 +39,16 @@ impl Evidence {
                 format!("the tick of record {} ends {due} things at once", sealed.record.index),
             );
         }
-        let Some(verifier) = &mut self.verifier else { return Ok(()) };
-        verifier.line(&sealed.line).map_err(|violation| {
+        if let Some(verifier) = &mut self.verifier
+            && let Err(violation) = verifier.line(&sealed.line)
+        {
             let (index, promise, what) = (violation.index, violation.promise, violation.what);
-            Violation { invariant: NAME, what: format!("the verifier at record {index}, {promise}: {what}") }
-        })
+            return broken(NAME, format!("the verifier at record {index}, {promise}: {what}"));
+        }
+        match &mut self.replay {
+            Some(replay) => replayed(replay, &sealed.line),
+            None => Ok(()),
+        }
     }
 
     /// A client was given a receipt.
@@ -74,13 +86,37 @@ impl Evidence {
                 return broken(NAME, format!("the receipt of {token} is not in the log"));
             }
         }
+        let tip = ledger.records.last().map_or(Hash::default(), |(hash, _)| *hash);
+        if let Some(replay) = &self.replay
+            && replay.finish().tip_hash != tip
+        {
+            return broken(NAME, format!("the replay ends at another log: {:?}", replay.finish()));
+        }
         let Some(verifier) = &self.verifier else { return Ok(()) };
         let report = verifier.finish();
-        let tip = ledger.records.last().map_or(Hash::default(), |(hash, _)| *hash);
         let live = (report.live.held as usize, report.live.waiting as usize);
         match report.tip_hash == tip && live == (ledger.in_force, ledger.waiting) {
             true => Ok(()),
             false => broken(NAME, format!("the verifier ends at another log: {report:?}")),
         }
+    }
+}
+
+/// Decides a record again, from its line alone.
+fn replayed(replay: &mut Replay, line: &[u8]) -> Checked {
+    let sealed = match Sealed::read(line) {
+        Ok(sealed) if replay.is_next(&sealed) => sealed,
+        Ok(sealed) => {
+            return broken(NAME, format!("record {} is not the replay's next", sealed.record.index));
+        }
+        Err(unreadable) => return broken(NAME, format!("the replay: {unreadable}")),
+    };
+    match replay.record(&sealed) {
+        Ok(()) => Ok(()),
+        Err(ReplayError::Differs(differs)) => broken(
+            NAME,
+            format!("the replay: {differs}; decided {}, found {}", differs.decided, differs.found),
+        ),
+        Err(other) => broken(NAME, format!("the replay: {other}")),
     }
 }

@@ -1,9 +1,12 @@
 //! What no planted rule breaks alone: that these checks can fail, too.
 
-use super::{Ledger, liveness, no_loss::NoLoss, on_the_record_first, once::Once};
-use arbiterq::log::chain::Sealed;
-use arbiterq::log::record::{Command, Record};
-use arbiterq_client::wire::{Hash, Reply, Request};
+use super::{Ledger, evidence::Evidence, liveness, no_loss::NoLoss, on_the_record_first, once::Once};
+use arbiterq::audit::replay::{Replay, checkpoints_of};
+use arbiterq::audit::verify::Verifier;
+use arbiterq::log::chain::{ChainTip, Sealed};
+use arbiterq::log::file::FolderLines;
+use arbiterq::log::record::{Command, Event, Record};
+use arbiterq_client::wire::{Hash, Reason, Reply, Request};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -98,4 +101,38 @@ fn what_was_given_back_and_is_never_over_is_a_hang() {
     assert!(liveness::healed(&left).is_ok());
     left.unsettled.push("one".to_owned());
     assert!(liveness::healed(&left).is_err());
+}
+
+/// The golden log with one answer changed to another that a client may get, and chained again: to the verifier a sound
+/// log, to the replay none.
+#[test]
+fn an_answer_that_the_rules_do_not_give_is_found_by_the_replay() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../client/protocol/golden/log/0");
+    let mut lines = FolderLines::open(file.as_ref()).expect("a log");
+    let mut records = Vec::new();
+    while let Some(line) = lines.next().expect("a line") {
+        records.push(Sealed::read(line.bytes).expect("a record").record);
+    }
+    let changed = records
+        .iter()
+        .position(|record| matches!(record.events[..], [Event::Refused { .. }]))
+        .expect("a refusal");
+    let read_along = |records: &[Record], replayed: bool| {
+        let mut tip = ChainTip::before(0);
+        let named: Vec<_> = records.iter().flat_map(checkpoints_of).collect();
+        let replay = replayed.then(|| Replay::new(0, named));
+        let mut evidence = Evidence::default();
+        (evidence.verifier, evidence.replay) = (Some(Verifier::new()), replay);
+        records.iter().try_for_each(|record| {
+            let sealed = Sealed::new(Record { prev: tip.hash, ..record.clone() });
+            assert!(tip.extend(std::slice::from_ref(&sealed)));
+            evidence.record(&sealed)
+        })
+    };
+    assert_eq!(read_along(&records, true), Ok(()));
+    let Event::Refused { reason, .. } = &mut records[changed].events[0] else { unreachable!() };
+    *reason = Reason::WaitersMax;
+    assert_eq!(read_along(&records, false), Ok(()), "it breaks no promise");
+    let broken = read_along(&records, true).expect_err("a difference");
+    assert!(broken.what.starts_with(&format!("the replay: record {changed}: ")), "{broken:?}");
 }

@@ -97,10 +97,15 @@ pub struct Run {
 
 /// Makes one history.
 pub fn run(setup: Setup) -> Run {
-    World::new(setup, false).run()
+    World::new(setup, false, setup.plant.is_none()).run()
 }
 
 /// The same, and keeps the trail.
 pub fn run_with_trail(setup: Setup) -> Run {
-    World::new(setup, true).run()
+    World::new(setup, true, setup.plant.is_none()).run()
+}
+
+/// One history with a wrong rule, and its log decided again by the right ones instead of verified.
+pub fn run_replayed(setup: Setup) -> Run {
+    World::new(setup, false, true).run()
 }

@@ -183,7 +183,7 @@ impl World {
             let upto = entry.iter().filter_map(|sealed| sealed.record.upto).max();
             let kept = self.log.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.upto);
             let upto = self.upto.max(upto.map_or(kept, |upto| upto + 1));
-            let body = Rc::new(snapshot::write(&self.shadow));
+            let body = Rc::new(snapshot::write(self.shadow()));
             self.log.checkpoint = Some(Checkpoint { position: self.log.end(), body, upto });
             // Whoever has not read so far yet is not far behind.
             let needed = self.arbiters.iter().filter(|own| own.partition.is_some()).map(|own| own.read);
@@ -208,12 +208,12 @@ impl World {
         if let Some(upto) = record.upto {
             self.upto = self.upto.max(upto + 1);
         }
-        let can_advance = self.shadow.can_advance();
+        let can_advance = self.shadow().can_advance();
         let checked = self.watch.record(sealed, can_advance, self.now);
         if checked.is_err() {
             return self.check(checked);
         }
-        self.shadow.fold(sealed);
+        self.fold(sealed);
         for event in &record.events {
             match event {
                 LogEvent::EpochStarted { incarnation, .. } => {

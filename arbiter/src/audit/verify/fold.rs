@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 const DELAYED_BYTES_MAX: usize = 786_432;
 
 /// All that is remembered of a log: what is live as of its tip.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Fold {
     pub(super) genesis: Option<Genesis>,
     pub(super) tip: u64,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub(super) type Place = u64;
 
 /// A live session.
+#[derive(Clone)]
 pub(super) struct Session {
     pub(super) key_hash: Hash,
     pub(super) principal: Arc<str>,
@@ -31,6 +32,7 @@ pub(super) struct Session {
 }
 
 /// A live request.
+#[derive(Clone)]
 pub(super) struct Request {
     pub(super) session: SessionId,
     pub(super) seq: Seq,
@@ -47,6 +49,7 @@ pub(super) struct Request {
 }
 
 /// Where a live request stands.
+#[derive(Clone)]
 pub(super) enum Standing {
     Waiting,
     Suspended,
@@ -54,6 +57,7 @@ pub(super) enum Standing {
 }
 
 /// A grant in force.
+#[derive(Clone)]
 pub(super) struct Hold {
     pub(super) token: Token,
     pub(super) hold_due: Option<Timestamp>,
@@ -61,6 +65,7 @@ pub(super) struct Hold {
 }
 
 /// A holder's right is over.
+#[derive(Clone)]
 pub(super) struct Revoking {
     pub(super) reason: Reason,
     pub(super) by: Option<Arc<str>>,
@@ -69,6 +74,7 @@ pub(super) struct Revoking {
 
 /// The request numbers of a session that can still be told apart: those not `in_flight_max` or more below the
 /// highest. A lower one is never decided.
+#[derive(Clone)]
 pub(super) struct Seen {
     highest: Option<Seq>,
     width: u64,

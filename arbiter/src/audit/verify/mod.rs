@@ -96,7 +96,7 @@ pub fn verify_folder(
 /// let violation = verifier.line(b"{}").unwrap_err();
 /// assert_eq!((violation.line, violation.promise), (1, Promise::Evidence));
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Verifier {
     fold: fold::Fold,
     receipts: Receipts,

@@ -9,7 +9,7 @@ use arbiterq_client::Receipt;
 use arbiterq_client::wire::Hash;
 
 /// Those of one log.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Receipts {
     /// By index, the highest first.
     left: Vec<Receipt>,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// What a fold counts.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Counts {
     pub(super) records: u64,
     pub(super) epochs: u64,

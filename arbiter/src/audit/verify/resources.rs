@@ -34,6 +34,7 @@ impl Turn {
 }
 
 /// A claim in force.
+#[derive(Clone)]
 pub(super) struct Holder {
     pub(super) token: Token,
     pub(super) mode: Mode,
@@ -41,7 +42,7 @@ pub(super) struct Holder {
 }
 
 /// A live resource.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Resource {
     name: Option<ResourceName>,
     pub(super) capacity: u32,
@@ -75,7 +76,7 @@ pub(super) enum Room {
 }
 
 /// All live resources.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Resources {
     by_name: HashMap<ResourceName, ResourceId>,
     slots: Vec<Resource>,
