@@ -97,6 +97,10 @@ impl Shared {
     }
 
     /// Waits until there is something to do; false at the end. For what is patient alone, it waits so long for more.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long a write waits for others is no part of the protocol's time"
+    )]
     fn wait(&self, patience: Duration) -> bool {
         let mut queue = self.lock();
         let mut until = None;
@@ -433,6 +437,7 @@ impl<S: Storage> Writer<S> {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "how long a sync takes is measured")]
     fn sync(&mut self) -> Result<(), IoFailure> {
         if self.unsynced {
             let began = Instant::now();
