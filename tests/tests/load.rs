@@ -5,10 +5,10 @@
 #![expect(clippy::disallowed_methods, reason = "rates are measured and paced")]
 
 use arbiterq_client::Client;
+use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Served, arbiter_says, command, is_alive};
 use arbiterq_tests::fuzz::mutate::Random;
 use arbiterq_tests::verifiers::both_are_clean;
-use arbiterq_tests::{PATIENCE, Raw, copy_data};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,11 +48,50 @@ fn resident(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-async fn connect(url: &str) -> (tokio::io::Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf) {
+async fn connect(url: &str) -> (Heard, OwnedWriteHalf) {
     let stream = TcpStream::connect(url.strip_prefix("tcp://").unwrap()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (read, write) = stream.into_split();
     (BufReader::with_capacity(1 << 20, read).lines(), write)
+}
+
+type Heard = tokio::io::Lines<BufReader<OwnedReadHalf>>;
+
+async fn hear(lines: &mut Heard) -> Value {
+    let line = timeout(PATIENCE, lines.next_line()).await.expect("an answer").unwrap();
+    serde_json::from_str(&line.expect("the connection stays")).unwrap()
+}
+
+/// Opens a session that nobody has to keep alive.
+async fn open(lines: &mut Heard, write: &mut OwnedWriteHalf, number: usize) -> u64 {
+    let open = format!(
+        "{{\"v\":1,\"partition\":0,\"open\":{{\"id\":\"o\",\"key\":\"{}\",\"lease_ms\":3600000,\"label\":\"load\"}}}}\n",
+        key(number)
+    );
+    write.write_all(open.as_bytes()).await.unwrap();
+    let opened = hear(lines).await;
+    opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}"))
+}
+
+/// Who holds what a crowd waits for.
+struct Gate(Heard, OwnedWriteHalf, u64, u64);
+
+impl Gate {
+    async fn closed(url: &str) -> Self {
+        let (mut lines, mut write) = connect(url).await;
+        let session = open(&mut lines, &mut write, 0).await;
+        write.write_all(of(session, &key(0), &acquire(1, "crowded")).as_bytes()).await.unwrap();
+        let held = hear(&mut lines).await;
+        let token = held["granted"]["token"].as_u64().unwrap_or_else(|| panic!("{held}"));
+        Self(lines, write, session, token)
+    }
+
+    async fn open(&mut self) {
+        let release = of(self.2, &key(0), &format!(r#""release":{{"token":{}}}"#, self.3));
+        self.1.write_all(release.as_bytes()).await.unwrap();
+        let released = hear(&mut self.0).await;
+        assert!(released["released"].is_object(), "{released}");
+    }
 }
 
 /// A connection with sessions of its own, whose requests wait for one resource and are given back as they are granted.
@@ -61,13 +100,7 @@ async fn crowd(url: String, sessions: Vec<(usize, usize)>, queued: Arc<AtomicU64
     let (mut lines, mut write) = connect(&url).await;
     let (mut keys, mut wanted) = (BTreeMap::new(), Vec::new());
     for (session, each) in sessions {
-        let open = format!(
-            "{{\"v\":1,\"partition\":0,\"open\":{{\"id\":\"o\",\"key\":\"{}\",\"lease_ms\":3600000,\"label\":\"crowd\"}}}}\n",
-            key(session)
-        );
-        write.write_all(open.as_bytes()).await.unwrap();
-        let opened: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-        let opened = opened["opened"]["session"].as_u64().unwrap_or_else(|| panic!("{opened}"));
+        let opened = open(&mut lines, &mut write, session).await;
         keys.insert(opened, key(session));
         wanted.extend((1..=each as u64).map(|seq| (seq, opened)));
     }
@@ -107,10 +140,7 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let waiters = usize::try_from(number("ARBITER_WAITERS", 5000)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let served = Served::start(folder.path()).await;
-    let mut gate = Raw::connect(&served.url).await;
-    let session = gate.open(&key(0)).await;
-    let held = gate.ask(of(session, &key(0), &acquire(1, "crowded")).trim_end()).await;
-    let token = held["granted"]["token"].as_u64().unwrap();
+    let mut gate = Gate::closed(&served.url).await;
     let before = resident(served.process.pid());
 
     let queued = Arc::new(AtomicU64::new(0));
@@ -136,7 +166,7 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let each = (resident(served.process.pid()) - before) / all;
 
     let began = Instant::now();
-    gate.say(of(session, &key(0), &format!(r#""release":{{"token":{token}}}"#)).trim_end()).await;
+    gate.open().await;
     let mut count = 0;
     for crowd in crowds {
         count += timeout(wait, crowd).await.expect("all are served").unwrap();
@@ -168,19 +198,12 @@ const BURST: u64 = 2 * IN_FLIGHT_MAX as u64;
 
 /// Offers requests at a rate, and withdraws them, whether there are answers or not; then waits for what is missing.
 async fn flood(url: String, number: usize, a_second: u64, time: Duration, flood: Arc<Flood>) {
-    let mut raw = Raw::connect(&url).await;
-    let session = raw.open(&key(number)).await;
-    drop(raw);
-    let (mut lines, write) = connect(&url).await;
+    let (mut lines, mut write) = connect(&url).await;
+    let session = open(&mut lines, &mut write, number).await;
     let key = key(number);
-    let attach = of(session, &key, r#""attach":{"n":1}"#);
-    write.try_write(attach.as_bytes()).unwrap();
     let counts = flood.clone();
     let hears = tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
-            if line.contains("\"alive\"") || line.contains("\"attached\"") {
-                continue;
-            }
             counts.refused.fetch_add(u64::from(line.contains("\"refused\"")), Ordering::Relaxed);
             counts.answers.fetch_add(1, Ordering::Relaxed);
         }
@@ -211,7 +234,6 @@ async fn flood(url: String, number: usize, a_second: u64, time: Duration, flood:
             sleep(Duration::from_millis(1)).await;
         }
     }
-    let mut write = write;
     write.write_all(&rest).await.unwrap();
     let answered = async {
         while flood.answers.load(Ordering::Relaxed) < flood.taken.load(Ordering::Relaxed) {
@@ -292,10 +314,7 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
     let sustained = (sum(&measured, |f| &f.answers) as f64 / began.elapsed().as_secs_f64()) as u64;
 
     // Those who waited before.
-    let mut gate = Raw::connect(&served.url).await;
-    let session = gate.open(&key(0)).await;
-    let held = gate.ask(of(session, &key(0), &acquire(1, "crowded")).trim_end()).await;
-    let token = held["granted"]["token"].as_u64().unwrap();
+    let mut gate = Gate::closed(&served.url).await;
     let queued = Arc::new(AtomicU64::new(0));
     let waiting = tokio::spawn(crowd(
         served.url.clone(),
@@ -311,17 +330,14 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
     let floods = floods(&served.url, 2000, 10 * sustained, Duration::from_secs(seconds)).await;
     stop.store(true, Ordering::Relaxed);
     let (took, memory) = (behaved.await.unwrap(), memory.await.unwrap());
-    let release = of(session, &key(0), &format!(r#""release":{{"token":{token}}}"#));
-    gate.say(release.trim_end()).await;
+    gate.open().await;
     let served_waiters = timeout(PATIENCE, waiting).await.expect("no waiter is lost").unwrap();
     assert_eq!(served_waiters, WAITERS as u64);
     let of = |what| sum(&floods, what);
     let (offered, taken, refused) = (of(|f| &f.offered), of(|f| &f.taken), of(|f| &f.refused));
     let peak = *memory.iter().max().unwrap();
     served.stop().await;
-    let left = tempfile::tempdir().unwrap();
-    copy_data(folder.path(), left.path());
-    arbiterq::audit::verify::verify_folder(&left.path().join("0"), &[], &mut |_| {}).unwrap();
+    arbiterq::audit::verify::verify_folder(&folder.path().join("0"), &[], &mut |_| {}).unwrap();
     assert!(offered > taken && refused > 0, "more was offered than it takes: {offered}, {taken}, {refused}");
     assert!(!took.is_empty() && peak < MEMORY_BYTES_MAX, "{peak} bytes");
     let half = |part: &[u64]| part.iter().max().unwrap() >> 20;
