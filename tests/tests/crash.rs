@@ -44,8 +44,9 @@ async fn killed_twenty_times_under_load_it_goes_on_and_its_log_is_clean() {
         kills += some;
         records += report.records;
         grants += report.grants;
-        println!("counts: {kills} kills of the service under load, {records} records, {grants} grants");
+        println!("{kills} kills of {all}");
     }
+    println!("counts: {kills} kills of the service under load, {records} records, {grants} grants");
 }
 
 /// A round is a bench, a kill in its midst, and a look at what the killed one left. While that goes on it serves again:

@@ -340,7 +340,7 @@ async fn attack(fault: Fault) {
         }
     }
     println!(
-        "{fault:?}: {} of {tried} points met, {count} there are; {shared} calls share a point with another's",
+        "counts: {fault:?}: {} of {tried} points met, {count} there are; {shared} calls share a point with another's",
         tried - missed.len()
     );
     assert!(missed.is_empty(), "not met: {missed:?}");

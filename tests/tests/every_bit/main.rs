@@ -225,7 +225,7 @@ async fn every_change_at_or_below_the_mark_is_refused_by_both_at_the_same_record
         assert!(accepted, "{mutation:?}: {verdict:?}");
     }
     let ([binary, python], manifest) = (judge.judged, mutations.len());
-    println!("{binary} changes judged by the binary, {python} by Python; {manifest} of the manifest");
+    println!("counts: {binary} changes judged by the binary, {python} by Python; {manifest} of the manifest");
     assert!(binary > 30_000 && python > 7_000);
 }
 
@@ -258,7 +258,9 @@ async fn a_changed_end_above_the_mark_is_judged_the_same_by_both() {
         }
     }
     let [binary, python] = judge.judged;
-    println!("{binary} changes above the mark judged by the binary, {python} by Python; {torn} torn ends");
+    println!(
+        "counts: {binary} changes above the mark judged by the binary, {python} by Python; {torn} torn ends"
+    );
     assert!(torn > 0);
 }
 
@@ -300,5 +302,5 @@ async fn a_start_takes_nothing_that_was_changed() {
         }
         files.write(folder.path());
     }
-    println!("{} changes met by a start", mutations.len().div_ceil(one_in));
+    println!("counts: {} changes met by a start", mutations.len().div_ceil(one_in));
 }
