@@ -311,6 +311,9 @@ impl State {
                     Over::Released(seq, token, reason) => (seq, Outcome::Released(token, reason)),
                 });
                 let session = self.live(seen.session)?;
+                if session.requests.highest().is_some() || session.requests.live_count() > 0 {
+                    return Err("a second `seen` of the session, or one behind its requests");
+                }
                 session.requests = Requests::restored(session.in_flight_max, seen.highest, over.collect());
                 Ok(())
             }
