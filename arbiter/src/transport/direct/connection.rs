@@ -443,7 +443,9 @@ mod tests {
         let body = ReplyBody::Refused(Refused { id: None, seq: None, token: None, reason, detail });
         let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
         // Up to the bound, at which the connection is dropped. Whatever woke the writer is one wake by now.
-        while connection.push(&reply) {}
+        while !connection.is_over() {
+            connection.push(&reply);
+        }
         let written = write(&connection);
         tokio::time::timeout(Duration::from_secs(10), written).await.expect("it ends");
     }

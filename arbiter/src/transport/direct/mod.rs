@@ -146,7 +146,7 @@ impl Hub {
         let mut filled: Vec<Arc<Connection>> = Vec::new();
         for (to, reply) in replies {
             let Some(connection) = self.connection(to) else { continue };
-            if connection.push(reply) && !filled.iter().any(|other| Arc::ptr_eq(other, &connection)) {
+            if connection.push(reply) {
                 filled.push(connection);
             }
         }
@@ -375,7 +375,8 @@ impl Connection {
         if self.is_over() { 0 } else { outbox.bytes.len() + outbox.writing }
     }
 
-    /// Adds a reply to what will be written. A client that does not read is dropped, not waited for.
+    /// Adds a reply to what will be written; true if it is the first there, so that the writer is to be woken. A client
+    /// that does not read is dropped, not waited for.
     fn push(&self, reply: &Reply) -> bool {
         if self.is_over() {
             return false;
@@ -395,7 +396,7 @@ impl Connection {
             self.drop_by_us();
             return false;
         }
-        true
+        before == 0
     }
 
     fn drop_by_us(&self) {
