@@ -500,3 +500,40 @@ impl Proofs {
         self.hears.borrow().through
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arbiterq_client::wire::Hash;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "how long it waits is what is tested")]
+    fn what_is_patient_waits_for_company_and_not_for_ever() {
+        let shared = Shared {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            room: Notify::new(),
+            entries_max: 3,
+            bytes_max: 1024,
+            fsync: Fsync::Always,
+        };
+        let push = |index, patient| {
+            let last = Mark { index, hash: Hash::default() };
+            shared.push(Queued { first: index, last, lines: vec![b'\n'], patient }).unwrap();
+        };
+        let (patience, for_ever) = (Duration::from_millis(20), Duration::from_secs(3600));
+        let begun = Instant::now();
+        push(0, true);
+        assert!(shared.wait(patience));
+        assert!(begun.elapsed() >= patience, "alone it waits");
+        push(1, false);
+        assert!(shared.wait(for_ever), "with one by which somebody goes on it does not");
+        shared.lock().entries.clear();
+        (0..3).for_each(|index| push(index, true));
+        assert!(shared.wait(for_ever), "nor where there is no room for more");
+        shared.close();
+        assert!(shared.wait(for_ever), "nor at the end");
+        shared.end(&Ok(()));
+        assert!(!shared.wait(for_ever));
+    }
+}
