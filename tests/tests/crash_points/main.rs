@@ -10,7 +10,6 @@ use arbiterq_tests::verifiers::both_are_clean;
 use arbiterq_tests::{PATIENCE, Raw, copy_data, log_lines, write_mark};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -24,8 +23,6 @@ const CHECKPOINT_DUE: u64 = 100;
 /// How often a point is tried that a run did not get to: how records are grouped depends on who comes first, and on how long
 /// a sync takes: on a slow machine there are calls that a quick run does not make.
 const TRIES: usize = 12;
-/// Runs without a fault, to see which points there are: those of the one with the fewest are in nearly all.
-const UNDISTURBED: usize = 3;
 
 /// What a run begins with, and what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,19 +318,11 @@ async fn attack(fault: Fault) {
     let all = std::env::var_os("ARBITER_ALL_POINTS").is_some_and(|all| all != "0");
     let (mut points, mut shared) = (Vec::new(), 0);
     for scenario in SCENARIOS {
-        let mut fewest: Option<(BTreeSet<Point>, usize)> = None;
-        for _ in 0..UNDISTURBED {
-            let run = run(&bases, scenario, None).await;
-            assert!(run.code == Some(0) && run.finished, "{scenario:?}: {:?}: {}", run.code, run.said);
-            goes_on_from(&run).await;
-            let concerned: Vec<_> =
-                run.calls.iter().filter(|call| fault.concerns(&call.name)).cloned().collect();
-            let found = strace::points(&concerned);
-            if fewest.as_ref().is_none_or(|(points, _)| found.0.len() < points.len()) {
-                fewest = Some(found);
-            }
-        }
-        let (found, same) = fewest.unwrap();
+        let run = run(&bases, scenario, None).await;
+        assert!(run.code == Some(0) && run.finished, "{scenario:?}: {:?}: {}", run.code, run.said);
+        goes_on_from(&run).await;
+        let concerned: Vec<_> = run.calls.iter().filter(|call| fault.concerns(&call.name)).cloned().collect();
+        let (found, same) = strace::points(&concerned);
         shared += same;
         points.extend(found.into_iter().map(|point| (scenario, point)));
     }
