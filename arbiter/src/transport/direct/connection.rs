@@ -81,13 +81,13 @@ impl In {
 }
 
 /// The half by which replies go out. Dropping it ends it.
-pub(super) enum Out {
+enum Out {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
 }
 
 impl Out {
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
@@ -104,23 +104,22 @@ impl Out {
 
 /// Starts the reader and the writer of an accepted socket.
 pub(super) fn start(hub: &Arc<Hub>, wire: Wire, peer: Peer) {
-    let (input, out) = wire.split();
-    let Some((connection, asked)) = hub.register(Some(out)) else {
+    let Some((connection, asked)) = hub.register() else {
         tracing::warn!(limit = hub.connections_max, "connection refused: as many as may are open");
         return;
     };
+    let (mut input, out) = wire.split();
     let writer = {
         let (alarm, connection) = (hub.alarm(), connection.clone());
         tokio::spawn(async move {
             let _alarm = alarm;
-            write(&connection).await;
+            write(out, &connection).await;
             connection.now_deaf();
         })
     };
     let hub = hub.clone();
     tokio::spawn(async move {
         let _alarm = hub.alarm();
-        let mut input = input;
         let reader = Reader::new(&hub, &connection, peer);
         read(reader, &mut input, asked).await;
         connection.last_answers().await;
@@ -138,7 +137,7 @@ impl Hub {
     /// As many connections as may are open, or the arbiter has stopped.
     pub fn connect_in_process(self: &Arc<Self>, end: ChannelEnd) -> io::Result<()> {
         let too_many = || io::Error::other("as many connections as may are open, or the arbiter has stopped");
-        let (connection, mut asked) = self.register(None).ok_or_else(too_many)?;
+        let (connection, mut asked) = self.register().ok_or_else(too_many)?;
         let principal = Principal { name: "in-process".into(), by: PrincipalBy::InProcess };
         let peer = Peer { name: Some("in-process".into()), principal };
         let hub = self.clone();
@@ -213,8 +212,7 @@ async fn write_channel(replies: mpsc::Sender<Line>, connection: &Connection) {
     }
 }
 
-async fn write(connection: &Connection) {
-    let Some(out) = &connection.out else { return };
+async fn write(out: Out, connection: &Connection) {
     let mut pending = Vec::new();
     loop {
         connection.wake.notified().await;
@@ -232,20 +230,25 @@ async fn write(connection: &Connection) {
                         written += bytes;
                         connection.written(bytes);
                     }
-                    // What ended it may have woken the writer already, together with what there was to write.
-                    Err(_) if connection.is_over() => return,
+                    // The drop may have woken it already, together with what there was to write.
+                    Err(_) if connection.dropped.load(Ordering::Acquire) => return,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::select! {
                             ready = out.writable() => if ready.is_err() { return },
-                            () = connection.wake.notified() => if connection.is_over() { return },
+                            () = connection.wake.notified() => {
+                                if connection.dropped.load(Ordering::Acquire) { return }
+                            }
                         }
                     }
-                    Err(error) => return connection.cannot_write(&error),
+                    // The reader sees the end, too, and tells it.
+                    Err(error) if is_reset(&error) => return,
+                    // The reader would see an end all the same: the system says once what it was.
+                    Err(_) => return connection.drop_by_us(),
                 }
             }
             pending.clear();
         }
-        if connection.is_over() {
+        if connection.dropped.load(Ordering::Acquire) {
             return;
         }
     }
@@ -291,7 +294,7 @@ async fn read(
 
 /// Whether an error is an end at the other side. Any other, such as a timeout where a firewall swallows everything,
 /// says nothing about the client: it may live and believe.
-pub(super) fn is_reset(error: &io::Error) -> bool {
+fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
@@ -407,8 +410,8 @@ mod tests {
     async fn heard_of(wire: Wire) -> Result<Inbound, TryRecvError> {
         let (inbox, mut delivered) = mpsc::channel(1);
         let hub = Hub::new("t".into(), vec![inbox], 1);
-        let (mut input, out) = wire.split();
-        let (connection, asked) = hub.register(Some(out)).unwrap();
+        let (mut input, _out) = wire.split();
+        let (connection, asked) = hub.register().unwrap();
         let peer = Peer { name: None, principal: Principal::anonymous() };
         read(Reader::new(&hub, &connection, peer), &mut input, asked).await;
         delivered.try_recv()
@@ -435,9 +438,9 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_hears_late_of_the_drop_does_not_wait_for_the_client() {
         let hub = Hub::new("t".into(), Vec::new(), 1);
+        let (connection, _asked) = hub.register().unwrap();
         let (ours, _client) = UnixStream::pair().unwrap();
         let (_input, out) = Wire::Unix(ours).split();
-        let (connection, _asked) = hub.register(Some(out)).unwrap();
         let detail = "x".repeat(MESSAGE_BYTES_MAX);
         let reason = Reason::Malformed;
         let body = ReplyBody::Refused(Refused { id: None, seq: None, token: None, reason, detail });
@@ -446,7 +449,7 @@ mod tests {
         while !connection.is_over() {
             connection.push(&reply);
         }
-        let written = write(&connection);
+        let written = write(out, &connection);
         tokio::time::timeout(Duration::from_secs(10), written).await.expect("it ends");
     }
 }

@@ -89,10 +89,8 @@ impl Drop for Alarm {
 struct Connection {
     number: u64,
     address: Address,
-    /// Where replies go out; none within a program.
-    out: Option<connection::Out>,
     outbox: Mutex<Outbox>,
-    /// Something is in the outbox, or nothing more is to be written.
+    /// Something is in the outbox, or the connection is to be dropped.
     wake: Notify,
     /// The arbiter closes it: its end tells nothing about the client.
     dropped: AtomicBool,
@@ -278,10 +276,7 @@ impl Hub {
     }
 
     /// Registers a connection; `None` if there are as many as may be, or the arbiter has stopped.
-    fn register(
-        &self,
-        out: Option<connection::Out>,
-    ) -> Option<(Arc<Connection>, mpsc::UnboundedReceiver<oneshot::Sender<()>>)> {
+    fn register(&self) -> Option<(Arc<Connection>, mpsc::UnboundedReceiver<oneshot::Sender<()>>)> {
         let mut connections = self.lock();
         if connections.closed || connections.open.len() >= self.connections_max {
             return None;
@@ -291,7 +286,6 @@ impl Hub {
         let connection = Arc::new(Connection {
             number,
             address: Address::from(format!("direct.{}.{number}", self.tag)),
-            out,
             outbox: Mutex::default(),
             wake: Notify::new(),
             dropped: AtomicBool::new(false),
@@ -341,18 +335,6 @@ impl Connection {
     fn now_deaf(&self) {
         self.deaf.store(true, Ordering::Release);
         self.quiet.notify_one();
-        self.wake.notify_one();
-    }
-
-    /// A write failed. The system says why only once, so whoever met it decides what the end will mean.
-    fn cannot_write(&self, error: &std::io::Error) {
-        if connection::is_reset(error) {
-            // The reader sees the end, too, and tells it.
-            self.now_deaf();
-        } else {
-            // The reader would see an end all the same.
-            self.drop_by_us();
-        }
     }
 
     /// The client says nothing more: waits until what it asked is answered and written, as far as it can be.

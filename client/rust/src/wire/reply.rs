@@ -1,13 +1,7 @@
 //! What a client is told.
 
 use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VERSION};
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-
-/// Most messages are shorter.
-const REPLY_BYTES_USUAL: usize = 256;
 
 /// One message to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,134 +36,58 @@ macro_rules! bodies {
             }
         }
 
-        /// The name of a field of a message.
-        #[derive(Clone, Copy, Deserialize)]
-        #[serde(field_identifier)]
-        #[allow(non_camel_case_types, reason = "as on the wire")]
-        enum Field { v, partition, epoch, index, session, $($kind,)* #[serde(other)] unknown }
-
-        impl Field {
-            fn name(self) -> &'static str {
-                match self {
-                    Self::v => "v", Self::partition => "partition", Self::epoch => "epoch", Self::index => "index",
-                    Self::session => "session", Self::unknown => "",
-                    $(Self::$kind => stringify!($kind),)*
-                }
-            }
+        #[derive(Serialize)]
+        struct RawRef<'a> {
+            v: u32,
+            partition: u32,
+            epoch: u64,
+            index: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            session: Option<SessionId>,
+            $(#[serde(skip_serializing_if = "Option::is_none")] $kind: Option<&'a $body>,)*
         }
 
-        impl ReplyBody {
-            fn serialize_into<M: SerializeMap>(&self, fields: &mut M) -> Result<(), M::Error> {
-                match self { $(Self::$variant(body) => fields.serialize_entry(stringify!($kind), body),)* }
+        #[derive(Deserialize)]
+        struct Raw {
+            v: u32,
+            partition: u32,
+            epoch: u64,
+            index: u64,
+            #[serde(default)]
+            session: Option<SessionId>,
+            $(#[serde(default)] $kind: Option<$body>,)*
+        }
+
+        impl Reply {
+            /// The bytes of the message: one JSON object without a line feed.
+            pub fn encode(&self) -> Vec<u8> {
+                let mut raw = RawRef {
+                    v: VERSION, partition: self.partition, epoch: self.epoch, index: self.index,
+                    session: self.session, $($kind: None,)*
+                };
+                match &self.body { $(ReplyBody::$variant(body) => raw.$kind = Some(body),)* }
+                // A value of ours: serialising cannot fail.
+                serde_json::to_vec(&raw).unwrap_or_default()
             }
 
-            /// The body that is the value of this field; none for null, and where a field is none.
-            fn read<'de, M: MapAccess<'de>>(kind: Field, fields: &mut M) -> Result<Option<Self>, M::Error> {
-                match kind {
-                    $(Field::$kind => Ok(fields.next_value::<Option<$body>>()?.map(Self::$variant)),)*
-                    _ => fields.next_value::<IgnoredAny>().map(|_| None),
-                }
+            /// Reads one message. `None` if it is of a kind or version that this library does not know: a
+            /// client ignores what it does not know.
+            ///
+            /// # Errors
+            /// What is no message at all.
+            pub fn decode(bytes: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+                let raw: Raw = serde_json::from_slice(bytes)?;
+                if raw.v != VERSION { return Ok(None); }
+                $(if let Some(body) = raw.$kind {
+                    return Ok(Some(Reply {
+                        partition: raw.partition, epoch: raw.epoch, index: raw.index, session: raw.session,
+                        body: ReplyBody::$variant(body),
+                    }));
+                })*
+                Ok(None)
             }
         }
     };
-}
-
-/// What a message has, before it is known to be one.
-struct Raw {
-    v: u32,
-    /// None if it says nothing that is known here.
-    reply: Option<Reply>,
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-/// Reads the fields in any order, each into its place.
-struct Fields;
-
-impl<'de> Visitor<'de> for Fields {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Raw, M::Error> {
-        let (mut v, mut partition, mut epoch, mut index, mut session) = (None, None, None, None, None);
-        let (mut seen, mut found) = (0_u32, None::<(u32, ReplyBody)>);
-        while let Some(field) = fields.next_key::<Field>()? {
-            let (number, bit) = (field as u32, 1 << field as u32);
-            if seen & bit != 0 && !matches!(field, Field::unknown) {
-                return Err(de::Error::duplicate_field(field.name()));
-            }
-            seen |= bit;
-            match field {
-                Field::v => v = Some(fields.next_value()?),
-                Field::partition => partition = Some(fields.next_value()?),
-                Field::epoch => epoch = Some(fields.next_value()?),
-                Field::index => index = Some(fields.next_value()?),
-                Field::session => session = fields.next_value()?,
-                kind => {
-                    // Of several, the one that stands first in the protocol.
-                    if let Some(body) = ReplyBody::read(kind, &mut fields)?
-                        && found.as_ref().is_none_or(|(first, _)| number < *first)
-                    {
-                        found = Some((number, body));
-                    }
-                }
-            }
-        }
-        let missing = de::Error::missing_field;
-        let v = v.ok_or_else(|| missing("v"))?;
-        let partition = partition.ok_or_else(|| missing("partition"))?;
-        let epoch = epoch.ok_or_else(|| missing("epoch"))?;
-        let index = index.ok_or_else(|| missing("index"))?;
-        let reply = found.map(|(_, body)| Reply { partition, epoch, index, session, body });
-        Ok(Raw { v, reply })
-    }
-}
-
-impl Serialize for Reply {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_map(None)?;
-        fields.serialize_entry("v", &VERSION)?;
-        fields.serialize_entry("partition", &self.partition)?;
-        fields.serialize_entry("epoch", &self.epoch)?;
-        fields.serialize_entry("index", &self.index)?;
-        if let Some(session) = &self.session {
-            fields.serialize_entry("session", session)?;
-        }
-        self.body.serialize_into(&mut fields)?;
-        fields.end()
-    }
-}
-
-impl Reply {
-    /// The bytes of the message: one JSON object without a line feed.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(REPLY_BYTES_USUAL);
-        self.encode_into(&mut bytes);
-        bytes
-    }
-
-    /// The same, behind what is in `bytes`.
-    pub fn encode_into(&self, bytes: &mut Vec<u8>) {
-        // A value of ours, and memory to write to: serialising cannot fail.
-        let _ = serde_json::to_writer(bytes, self);
-    }
-
-    /// Reads one message. `None` if it is of a kind or version that this library does not know: a
-    /// client ignores what it does not know.
-    ///
-    /// # Errors
-    /// What is no message at all.
-    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, serde_json::Error> {
-        let raw: Raw = serde_json::from_slice(bytes)?;
-        Ok(raw.reply.filter(|_| raw.v == VERSION))
-    }
 }
 
 bodies! {

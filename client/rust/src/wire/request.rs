@@ -6,10 +6,7 @@ use super::{
     LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq,
     SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
 };
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// One message to the arbiter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,106 +46,37 @@ macro_rules! bodies {
             }
         }
 
-        /// The name of a field of a message.
-        #[derive(Clone, Copy, Deserialize)]
-        #[serde(field_identifier)]
-        #[allow(non_camel_case_types, reason = "as on the wire")]
-        enum Field { v, partition, session, key, $($kind),* }
-
-        impl Field {
-            fn name(self) -> &'static str {
-                match self {
-                    Self::v => "v", Self::partition => "partition", Self::session => "session", Self::key => "key",
-                    $(Self::$kind => stringify!($kind),)*
-                }
-            }
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            v: u32,
+            partition: u32,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            session: Option<SessionId>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            key: Option<SessionKey>,
+            $(#[serde(default, skip_serializing_if = "Option::is_none")] $kind: Option<$body>,)*
         }
 
-        impl RequestBody {
-            fn serialize_into<M: SerializeMap>(&self, fields: &mut M) -> Result<(), M::Error> {
-                match self { $(Self::$variant(body) => fields.serialize_entry(stringify!($kind), body),)* }
+        impl Raw {
+            fn of(request: Request) -> Raw {
+                let (session, key) = request.auth.map(|auth| (auth.session, auth.key)).unzip();
+                let mut raw = Raw { v: VERSION, partition: request.partition, session, key, $($kind: None,)* };
+                match request.body { $(RequestBody::$variant(body) => raw.$kind = Some(body),)* }
+                raw
             }
 
-            /// The body that is the value of this field; none for null.
-            fn read<'de, M: MapAccess<'de>>(kind: Field, fields: &mut M) -> Result<Option<Self>, M::Error> {
-                match kind {
-                    Field::v | Field::partition | Field::session | Field::key => Ok(None),
-                    $(Field::$kind => Ok(fields.next_value::<Option<$body>>()?.map(Self::$variant)),)*
-                }
+            /// The one body; none or several are no message.
+            fn body(&mut self) -> Option<RequestBody> {
+                let mut found = None;
+                $(if let Some(body) = self.$kind.take() {
+                    if found.is_some() { return None; }
+                    found = Some(RequestBody::$variant(body));
+                })*
+                found
             }
         }
     };
-}
-
-/// What a message has, before it is known to be one.
-struct Raw {
-    v: u32,
-    partition: u32,
-    session: Option<SessionId>,
-    key: Option<SessionKey>,
-    /// None if there is none or more than one.
-    body: Option<RequestBody>,
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-/// Reads the fields in any order, each into its place: a message is read a hundred thousand times a second, and a
-/// struct with room for each body is a kilobyte.
-struct Fields;
-
-impl<'de> Visitor<'de> for Fields {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Raw, M::Error> {
-        let (mut v, mut partition) = (None, None);
-        let mut raw = Raw { v: 0, partition: 0, session: None, key: None, body: None };
-        let (mut seen, mut bodies) = (0_u32, 0);
-        while let Some(field) = fields.next_key::<Field>()? {
-            let bit = 1 << field as u32;
-            if seen & bit != 0 {
-                return Err(de::Error::duplicate_field(field.name()));
-            }
-            seen |= bit;
-            match field {
-                Field::v => v = Some(fields.next_value()?),
-                Field::partition => partition = Some(fields.next_value()?),
-                Field::session => raw.session = fields.next_value()?,
-                Field::key => raw.key = fields.next_value()?,
-                kind => {
-                    if let Some(body) = RequestBody::read(kind, &mut fields)? {
-                        bodies += 1;
-                        raw.body = Some(body);
-                    }
-                }
-            }
-        }
-        raw.v = v.ok_or_else(|| de::Error::missing_field("v"))?;
-        raw.partition = partition.ok_or_else(|| de::Error::missing_field("partition"))?;
-        raw.body = raw.body.filter(|_| bodies == 1);
-        Ok(raw)
-    }
-}
-
-impl Serialize for Request {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_map(None)?;
-        fields.serialize_entry("v", &VERSION)?;
-        fields.serialize_entry("partition", &self.partition)?;
-        if let Some(Auth { session, key }) = &self.auth {
-            fields.serialize_entry("session", session)?;
-            fields.serialize_entry("key", key)?;
-        }
-        self.body.serialize_into(&mut fields)?;
-        fields.end()
-    }
 }
 
 bodies! {
@@ -419,7 +347,7 @@ impl Request {
     /// The bytes of the message: one JSON object without a line feed.
     pub fn encode(&self) -> Vec<u8> {
         // A value of ours, no map with odd keys and no failing writer: serialising cannot fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_vec(&Raw::of(self.clone())).unwrap_or_default()
     }
 
     /// Reads one message.
@@ -448,7 +376,7 @@ impl Request {
                 return Err(DecodeError::about(bytes, Reason::SessionNeeded, detail));
             }
         };
-        let Some(body) = raw.body else {
+        let Some(body) = raw.body() else {
             let detail = format!("exactly one of {} is wanted", KINDS.join(", "));
             return Err(DecodeError::about(bytes, Reason::UnknownKind, detail));
         };
