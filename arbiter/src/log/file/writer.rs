@@ -205,8 +205,8 @@ struct Writer<S: Storage> {
     last: Option<Mark>,
     /// Whether there may be anything that the mark does not say.
     unsynced: bool,
-    /// How long the last sync took.
-    sync_took: Duration,
+    /// How long what is patient waits: as long as the last sync of records took. Without syncs there is nothing to share.
+    patience: Duration,
     lines: Vec<u8>,
 }
 
@@ -264,7 +264,7 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
         last,
         // Without syncs a start may find more than the mark says.
         unsynced: options.fsync == Fsync::Never && last.is_some(),
-        sync_took: Duration::ZERO,
+        patience: Duration::ZERO,
         lines: Vec::new(),
     }));
     let now = Arc::downgrade(&writer);
@@ -280,7 +280,7 @@ pub(super) fn start<S: Storage, H: Send + 'static>(
                 if writer.work().is_break() {
                     break;
                 }
-                patience = writer.sync_took.min(PATIENCE_MAX);
+                patience = writer.patience;
             }
             drop(writer);
             drop(ending);
@@ -377,11 +377,11 @@ impl<S: Storage> Writer<S> {
         queue.closing.then_some(Work::Close)
     }
 
-    /// Whether what is to be done next syncs.
+    /// Whether, where records are not synced, what is to be done next syncs all the same.
     fn waits_for_disk(&self) -> bool {
         let queue = self.shared.lock();
         let begins = queue.entries.iter().any(|entry| self.begins_segment(entry.lines.len()));
-        self.shared.fsync == Fsync::Always || begins || !queue.mark_syncs.is_empty() || queue.closing
+        begins || !queue.mark_syncs.is_empty() || queue.closing
     }
 
     /// At least one entry, and what fits beside it into a group and into one segment.
@@ -415,6 +415,7 @@ impl<S: Storage> Writer<S> {
         there.is_none_or(|there| there > 0 && there + bytes as u64 > self.segment_bytes_max)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "how long a sync takes is measured")]
     fn write(&mut self, group: &[Queued]) -> Result<(), IoFailure> {
         let Some((first, last)) = group.first().zip(group.last()) else { return Ok(()) };
         if self.begins_segment(first.lines.len()) {
@@ -431,18 +432,17 @@ impl<S: Storage> Writer<S> {
         self.storage.write(&self.lines)?;
         self.last = Some(last.last);
         if self.shared.fsync == Fsync::Always {
+            let began = Instant::now();
             self.sync()?;
+            self.patience = began.elapsed().min(PATIENCE_MAX);
         }
         self.proven.send_modify(|proven| proven.through = Some(last.last.index));
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "how long a sync takes is measured")]
     fn sync(&mut self) -> Result<(), IoFailure> {
         if self.unsynced {
-            let began = Instant::now();
             self.storage.sync()?;
-            self.sync_took = began.elapsed();
             self.unsynced = false;
             if let Some(last) = self.last {
                 self.storage.write_mark(last)?;
