@@ -1,7 +1,11 @@
 //! What a client is told.
 
 use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VERSION};
+use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
+
+/// Most messages are shorter.
+const REPLY_BYTES_USUAL: usize = 256;
 
 /// One message to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +21,9 @@ pub struct Reply {
     /// What is said.
     pub body: ReplyBody,
 }
+
+/// A message as it is written: nothing of it is copied first.
+struct Written<'a>(&'a Reply);
 
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
@@ -36,15 +43,20 @@ macro_rules! bodies {
             }
         }
 
-        #[derive(Serialize)]
-        struct RawRef<'a> {
-            v: u32,
-            partition: u32,
-            epoch: u64,
-            index: u64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            session: Option<SessionId>,
-            $(#[serde(skip_serializing_if = "Option::is_none")] $kind: Option<&'a $body>,)*
+        impl Serialize for Written<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let Reply { partition, epoch, index, session, body } = self.0;
+                let mut fields = serializer.serialize_map(None)?;
+                fields.serialize_entry("v", &VERSION)?;
+                fields.serialize_entry("partition", partition)?;
+                fields.serialize_entry("epoch", epoch)?;
+                fields.serialize_entry("index", index)?;
+                if let Some(session) = session {
+                    fields.serialize_entry("session", session)?;
+                }
+                match body { $(ReplyBody::$variant(body) => fields.serialize_entry(stringify!($kind), body)?,)* }
+                fields.end()
+            }
         }
 
         #[derive(Deserialize)]
@@ -61,13 +73,15 @@ macro_rules! bodies {
         impl Reply {
             /// The bytes of the message: one JSON object without a line feed.
             pub fn encode(&self) -> Vec<u8> {
-                let mut raw = RawRef {
-                    v: VERSION, partition: self.partition, epoch: self.epoch, index: self.index,
-                    session: self.session, $($kind: None,)*
-                };
-                match &self.body { $(ReplyBody::$variant(body) => raw.$kind = Some(body),)* }
-                // A value of ours: serialising cannot fail.
-                serde_json::to_vec(&raw).unwrap_or_default()
+                let mut bytes = Vec::with_capacity(REPLY_BYTES_USUAL);
+                self.encode_into(&mut bytes);
+                bytes
+            }
+
+            /// The same, behind what is in `bytes`.
+            pub fn encode_into(&self, bytes: &mut Vec<u8>) {
+                // A value of ours, and memory to write to: serialising cannot fail.
+                let _ = serde_json::to_writer(bytes, &Written(self));
             }
 
             /// Reads one message. `None` if it is of a kind or version that this library does not know: a

@@ -6,6 +6,7 @@ use super::{
     LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq,
     SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
 };
+use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 /// One message to the arbiter.
@@ -28,6 +29,9 @@ pub struct Auth {
     pub key: SessionKey,
 }
 
+/// A message as it is written: nothing of it is copied first.
+struct Written<'a>(&'a Request);
+
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
         /// What a message asks. On the wire the kind is the name of the one field that holds the rest.
@@ -46,26 +50,34 @@ macro_rules! bodies {
             }
         }
 
-        #[derive(Serialize, Deserialize)]
+        impl Serialize for Written<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let Request { partition, auth, body } = self.0;
+                let mut fields = serializer.serialize_map(None)?;
+                fields.serialize_entry("v", &VERSION)?;
+                fields.serialize_entry("partition", partition)?;
+                if let Some(Auth { session, key }) = auth {
+                    fields.serialize_entry("session", session)?;
+                    fields.serialize_entry("key", key)?;
+                }
+                match body { $(RequestBody::$variant(body) => fields.serialize_entry(stringify!($kind), body)?,)* }
+                fields.end()
+            }
+        }
+
+        #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Raw {
             v: u32,
             partition: u32,
-            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[serde(default)]
             session: Option<SessionId>,
-            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[serde(default)]
             key: Option<SessionKey>,
-            $(#[serde(default, skip_serializing_if = "Option::is_none")] $kind: Option<$body>,)*
+            $(#[serde(default)] $kind: Option<$body>,)*
         }
 
         impl Raw {
-            fn of(request: Request) -> Raw {
-                let (session, key) = request.auth.map(|auth| (auth.session, auth.key)).unzip();
-                let mut raw = Raw { v: VERSION, partition: request.partition, session, key, $($kind: None,)* };
-                match request.body { $(RequestBody::$variant(body) => raw.$kind = Some(body),)* }
-                raw
-            }
-
             /// The one body; none or several are no message.
             fn body(&mut self) -> Option<RequestBody> {
                 let mut found = None;
@@ -347,7 +359,7 @@ impl Request {
     /// The bytes of the message: one JSON object without a line feed.
     pub fn encode(&self) -> Vec<u8> {
         // A value of ours, no map with odd keys and no failing writer: serialising cannot fail.
-        serde_json::to_vec(&Raw::of(self.clone())).unwrap_or_default()
+        serde_json::to_vec(&Written(self)).unwrap_or_default()
     }
 
     /// Reads one message.
