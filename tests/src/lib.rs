@@ -194,6 +194,16 @@ pub fn copy_data(from: &Path, to: &Path) {
     }
 }
 
+/// The bytes of a process that are in memory.
+///
+/// # Panics
+/// If the system does not say.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
 /// A folder for what is written and read very often: in memory, where there is a place for that.
 ///
 /// # Panics

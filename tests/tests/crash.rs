@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Kills, unless `ARBITER_ROUNDS` says how many; and kills of a service on one folder: all of its log is read after each.
+/// Kills, unless `ARBITER_ROUNDS` says how many; and kills of a service on one folder: its log is read after each.
 const KILLS: usize = 20;
 /// Records that the load has to add before a kill: so many that it was at work.
 const RECORDS_BETWEEN: usize = 200;

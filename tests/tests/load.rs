@@ -1,14 +1,15 @@
-//! The real binary with more than it can do: a crowd on one resource, ten times the rate that it keeps up with, and half of
-//! all messages hostile. `ARBITER_WAITERS` and `ARBITER_SECONDS` say how many and how long, where a few are not enough.
+//! The real binary with more than it can do: a crowd on one resource, ten times the rate that it keeps up with, and
+//! half of all messages hostile. `ARBITER_WAITERS` and `ARBITER_SECONDS` say how many and how long, where a few are
+//! not enough.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "rates are measured and paced")]
 
 use arbiterq_client::Client;
-use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Served, arbiter_says, command, is_alive};
 use arbiterq_tests::fuzz::mutate::Random;
 use arbiterq_tests::verifiers::both_are_clean;
+use arbiterq_tests::{PATIENCE, resident_bytes};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,12 +41,6 @@ fn of(session: u64, key: &str, body: &str) -> String {
 
 fn acquire(seq: u64, resource: &str) -> String {
     format!(r#""acquire":{{"seq":{seq},"claims":[{{"resource":"{resource}","mode":"exclusive"}}]}}"#)
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 async fn connect(url: &str) -> (Heard, OwnedWriteHalf) {
@@ -141,7 +136,7 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
     let served = Served::start(folder.path()).await;
     let mut gate = Gate::closed(&served.url).await;
-    let before = resident(served.process.pid());
+    let before = resident_bytes(served.process.pid());
 
     let queued = Arc::new(AtomicU64::new(0));
     let sessions: Vec<_> = (0..waiters)
@@ -163,7 +158,7 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     };
     timeout(wait, all_wait).await.expect("all are queued");
     let queueing = began.elapsed();
-    let each = (resident(served.process.pid()) - before) / all;
+    let each = (resident_bytes(served.process.pid()) - before) / all;
 
     let began = Instant::now();
     gate.open().await;
@@ -178,8 +173,8 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let report = &both_are_clean(folder.path())[0];
     assert_eq!((report.grants, report.live.waiting), (all + 1, 0));
     println!(
-        "counts: {all} waiters on one resource, queued in {queueing:.2?}, all served in {draining:.2?}, {each} bytes of the \
-         service's memory each"
+        "counts: {all} waiters on one resource, queued in {queueing:.2?}, all served in {draining:.2?}, \
+         {each} bytes of the service's memory each"
     );
 }
 
@@ -274,7 +269,7 @@ fn memory(pid: u32, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<u64>> {
     tokio::spawn(async move {
         let mut bytes = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            bytes.push(resident(pid));
+            bytes.push(resident_bytes(pid));
             sleep(Duration::from_millis(50)).await;
         }
         bytes
@@ -321,9 +316,12 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
         [1000, 1001, 1002].map(|s| (s, IN_FLIGHT_MAX)).to_vec(),
         queued.clone(),
     ));
-    while queued.load(Ordering::Relaxed) < WAITERS as u64 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let all_wait = async {
+        while queued.load(Ordering::Relaxed) < WAITERS as u64 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_wait).await.expect("all are queued");
 
     let stop = Arc::new(AtomicBool::new(false));
     let (behaved, memory) = (behaved(&served.url, &stop), memory(pid, &stop));
@@ -342,9 +340,9 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
     assert!(!took.is_empty() && peak < MEMORY_BYTES_MAX, "{peak} bytes");
     let half = |part: &[u64]| part.iter().max().unwrap() >> 20;
     println!(
-        "counts: {seconds} s at ten times {sustained} lines a second: {offered} offered, {taken} taken and answered, {refused} refused; memory at most {} MiB in \
-         the first half, {} MiB in the second; a client that behaves: {} grants, p50 {:.1?}, max {:.1?}; {WAITERS} who \
-         waited before were served",
+        "counts: {seconds} s at ten times {sustained} lines a second: {offered} offered, {taken} taken and answered, \
+         {refused} refused; memory at most {} MiB in the first half, {} MiB in the second; a client that behaves: \
+         {} grants, p50 {:.1?}, max {:.1?}; {WAITERS} who waited before were served",
         half(&memory[..memory.len() / 2 + 1]),
         half(&memory[memory.len() / 2..]),
         took.len(),
@@ -415,16 +413,9 @@ async fn with_half_of_all_messages_hostile_nobody_else_is_disturbed() {
     const HOSTILE: u64 = 6;
     let seconds = number("ARBITER_SECONDS", 4);
     let folder = tempfile::tempdir().unwrap();
-    let served = Served::start_with(
-        {
-            let mut quiet = command();
-            quiet.env("ARBITER__LOG__LEVEL", "error");
-            quiet
-        },
-        folder.path(),
-        "tcp://127.0.0.1:0",
-    )
-    .await;
+    let mut quiet = command();
+    quiet.env("ARBITER__LOG__LEVEL", "error");
+    let served = Served::start_with(quiet, folder.path(), "tcp://127.0.0.1:0").await;
     let pid = served.process.pid();
     let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let memory = memory(pid, &stop);
@@ -457,7 +448,8 @@ async fn with_half_of_all_messages_hostile_nobody_else_is_disturbed() {
     assert_eq!((report.epochs, report.live.waiting), (1, 0), "no restart");
     assert!(said > cycles && peak < MEMORY_BYTES_MAX, "{said} hostile lines, {cycles} cycles, {peak} bytes");
     println!(
-        "counts: {seconds} s: {said} hostile messages beside {} good ones; 0 errors, 0 lost, 0 overlaps; memory at most {} MiB",
+        "counts: {seconds} s: {said} hostile messages beside {} good ones; 0 errors, 0 lost, 0 overlaps; \
+         memory at most {} MiB",
         2 * cycles,
         peak >> 20
     );

@@ -39,12 +39,8 @@ fn acquire(session: SessionId, seq: u64) -> Command {
     })
 }
 
-/// Bytes of the process that are in memory.
 fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
+    arbiterq_tests::resident_bytes(std::process::id())
 }
 
 #[test]

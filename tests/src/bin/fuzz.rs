@@ -132,8 +132,8 @@ fn soak(
     let rate = run as f64 / begun.elapsed().as_secs_f64();
     let rate_of_core = run as f64 / (computed() - computed_before).max(1e-9);
     println!(
-        "{}: {run} runs with seed {seed}, {rate:.0} runs/s, {rate_of_core:.0} a second of one core, {good} taken, {} kinds of outcome ({known} of the seeds), \
-         at most {} bytes of memory of {MEMORY_BYTES_MAX}",
+        "{}: {run} runs with seed {seed}, {rate:.0} runs/s, {rate_of_core:.0} a second of one core, {good} taken, \
+         {} kinds of outcome ({known} of the seeds), at most {} bytes of memory of {MEMORY_BYTES_MAX}",
         target.name(),
         kinds.len(),
         memory_bytes()

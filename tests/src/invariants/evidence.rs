@@ -2,8 +2,9 @@
 //! receipt that a client was given is in it. And what keeps the chain going: no record is larger than one may be.
 //!
 //! Both read lines, as from a disk. The replay reads every log. The verifier, at a third of all else that a run
-//! computes, reads every second, and every one in which it should find something. Where a wrong rule is planted in what decides, the replay would say so of the
-//! first record that shows it; it is left out there, so that the promises have to.
+//! computes, reads every second, and every one in which it should find something. Where a wrong rule is planted in
+//! what decides, the replay would say so of the first record that shows it; it is left out there, so that the promises
+//! have to.
 
 use super::{Checked, Ledger, broken};
 use arbiterq::audit::replay::{Replay, ReplayError};

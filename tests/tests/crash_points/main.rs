@@ -20,8 +20,8 @@ const ONE_IN: usize = 5;
 const GROWN: u64 = 92;
 /// The record with which a checkpoint is due.
 const CHECKPOINT_DUE: u64 = 100;
-/// How often a point is tried that a run did not get to: how records are grouped depends on who comes first, and on how long
-/// a sync takes: on a slow machine there are calls that a quick run does not make.
+/// How often a point is tried that a run did not get to: how records are grouped depends on who comes first, and on
+/// how long a sync takes.
 const TRIES: usize = 12;
 
 /// What a run begins with, and what it does.
