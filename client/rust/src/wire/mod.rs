@@ -7,6 +7,7 @@
 //! The format is written down for other languages in `client/protocol/`; each message kind has a golden file
 //! there that this module is tested against.
 
+mod line;
 mod names;
 mod reply;
 mod request;

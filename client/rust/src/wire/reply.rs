@@ -1,5 +1,6 @@
 //! What a client is told.
 
+use super::line::Out;
 use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VERSION};
 use serde::{Deserialize, Serialize};
 
@@ -36,17 +37,6 @@ macro_rules! bodies {
             }
         }
 
-        #[derive(Serialize)]
-        struct RawRef<'a> {
-            v: u32,
-            partition: u32,
-            epoch: u64,
-            index: u64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            session: Option<SessionId>,
-            $(#[serde(skip_serializing_if = "Option::is_none")] $kind: Option<&'a $body>,)*
-        }
-
         #[derive(Deserialize)]
         struct Raw {
             v: u32,
@@ -61,13 +51,13 @@ macro_rules! bodies {
         impl Reply {
             /// The bytes of the message: one JSON object without a line feed.
             pub fn encode(&self) -> Vec<u8> {
-                let mut raw = RawRef {
-                    v: VERSION, partition: self.partition, epoch: self.epoch, index: self.index,
-                    session: self.session, $($kind: None,)*
-                };
-                match &self.body { $(ReplyBody::$variant(body) => raw.$kind = Some(body),)* }
-                // A value of ours: serialising cannot fail.
-                serde_json::to_vec(&raw).unwrap_or_default()
+                let mut out = Out::of(self.partition);
+                out.number("epoch", Some(self.epoch));
+                out.number("index", Some(self.index));
+                out.number("session", self.session);
+                match &self.body {
+                    $(ReplyBody::$variant(body) => out.finish(stringify!($kind), body),)*
+                }
             }
 
             /// Reads one message. `None` if it is of a kind or version that this library does not know: a

@@ -1,5 +1,6 @@
 //! What goes to the arbiter: a client's messages, and the arbiter's letters to itself.
 
+use super::line::{self, Out};
 use super::names::check_text;
 use super::{
     ADDRESS_BYTES_MAX, Claim, ID_BYTES_MAX, INTEGER_MAX, LABEL_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
@@ -46,26 +47,32 @@ macro_rules! bodies {
             }
         }
 
-        #[derive(Serialize, Deserialize)]
+        #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Raw {
             v: u32,
             partition: u32,
-            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[serde(default)]
             session: Option<SessionId>,
-            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[serde(default)]
             key: Option<SessionKey>,
-            $(#[serde(default, skip_serializing_if = "Option::is_none")] $kind: Option<$body>,)*
+            $(#[serde(default)] $kind: Option<$body>,)*
+        }
+
+        impl Request {
+            /// The bytes of the message: one JSON object without a line feed.
+            pub fn encode(&self) -> Vec<u8> {
+                let (session, key) = self.auth.as_ref().map(|auth| (auth.session, &auth.key)).unzip();
+                let mut out = Out::of(self.partition);
+                out.number("session", session);
+                out.key(key);
+                match &self.body {
+                    $(RequestBody::$variant(body) => out.finish(stringify!($kind), body),)*
+                }
+            }
         }
 
         impl Raw {
-            fn of(request: Request) -> Raw {
-                let (session, key) = request.auth.map(|auth| (auth.session, auth.key)).unzip();
-                let mut raw = Raw { v: VERSION, partition: request.partition, session, key, $($kind: None,)* };
-                match request.body { $(RequestBody::$variant(body) => raw.$kind = Some(body),)* }
-                raw
-            }
-
             /// The one body; none or several are no message.
             fn body(&mut self) -> Option<RequestBody> {
                 let mut found = None;
@@ -344,12 +351,6 @@ impl Request {
         Self { partition, auth: Some(Auth { session, key }), body }
     }
 
-    /// The bytes of the message: one JSON object without a line feed.
-    pub fn encode(&self) -> Vec<u8> {
-        // A value of ours, no map with odd keys and no failing writer: serialising cannot fail.
-        serde_json::to_vec(&Raw::of(self.clone())).unwrap_or_default()
-    }
-
     /// Reads one message.
     ///
     /// # Errors
@@ -359,6 +360,13 @@ impl Request {
             let detail = format!("{} bytes, the limit is {MESSAGE_BYTES_MAX}", bytes.len());
             return Err(DecodeError::of(Reason::MessageTooLong, detail));
         }
+        let request = line::read(bytes).map_or_else(|| Self::by_serde(bytes), Ok)?;
+        request.check().map_err(|(reason, detail)| DecodeError::about(bytes, reason, detail))?;
+        Ok(request)
+    }
+
+    /// The message that a line is, not yet checked against the limits.
+    pub(super) fn by_serde(bytes: &[u8]) -> Result<Self, DecodeError> {
         // Serde would also take the fields of a struct in an array, by their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(DecodeError::of(Reason::Malformed, "not one JSON object".into()));
@@ -380,9 +388,7 @@ impl Request {
             let detail = format!("exactly one of {} is wanted", KINDS.join(", "));
             return Err(DecodeError::about(bytes, Reason::UnknownKind, detail));
         };
-        let request = Self { partition: raw.partition, auth, body };
-        request.check().map_err(|(reason, detail)| DecodeError::about(bytes, reason, detail))?;
-        Ok(request)
+        Ok(Self { partition: raw.partition, auth, body })
     }
 
     /// Whether every value is within its limits, and the session is named where one is needed.
