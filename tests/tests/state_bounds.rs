@@ -130,7 +130,7 @@ fn a_look_at_a_queue_fits_into_a_reply_whatever_is_said_there() {
     assert_eq!((status.held, status.waiting), (rows, rows));
     assert_eq!(status.holders.len(), Status::ROWS_MAX);
     assert!(status.queue.len() > Status::ROWS_MAX / 2, "{}", status.queue.len());
-    let body = ReplyBody::Status(status);
+    let body = ReplyBody::Status(Box::new(status));
     let reply = Reply { partition: 0, epoch: 1, index: 1, session: None, body };
     assert!(reply.encode().len() <= REPLY_BYTES_MAX, "{}", reply.encode().len());
 }

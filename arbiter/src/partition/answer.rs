@@ -138,7 +138,7 @@ impl Partition {
                 }
                 Answer::Status { to, ask } => {
                     let status = self.state.status(&ask.id, &ask.what, at);
-                    self.hold(index, Some(to), None, ReplyBody::Status(status), None);
+                    self.hold(index, Some(to), None, ReplyBody::Status(Box::new(status)), None);
                 }
                 Answer::Fixed { to, session, body } => self.hold(index, Some(to), session, body, None),
             }

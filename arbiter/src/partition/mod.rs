@@ -224,10 +224,6 @@ struct Unproven {
 
 /// What a proven record lets go.
 #[derive(Clone, Debug, Hash)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is an acknowledgement for each reply or so: boxing gains nothing"
-)]
 enum Release {
     Send(Outgoing),
     Ack(u64),

@@ -12,7 +12,7 @@ use fake::{Fake, Peer, SESSION, kind, settle};
 use std::time::Duration;
 
 fn status(id: String) -> ReplyBody {
-    ReplyBody::Status(Status { id, partitions: 1, ..Status::default() })
+    ReplyBody::Status(Box::new(Status { id, partitions: 1, ..Status::default() }))
 }
 
 fn refused(id: String, reason: Reason) -> ReplyBody {

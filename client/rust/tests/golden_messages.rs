@@ -236,8 +236,8 @@ fn replies() -> Vec<Reply> {
         of(B::Alive(alive)),
         of(B::Alive(alive_full)),
         of(B::SessionEnded(SessionEnded { reason: Reason::Closed })),
-        plain(B::Status(status)),
-        plain(B::Status(status_full(genesis, incarnation))),
+        plain(B::Status(Box::new(status))),
+        plain(B::Status(Box::new(status_full(genesis, incarnation)))),
         plain(B::Done(Done { id: "f-1".into() })),
     ]
 }

@@ -386,7 +386,7 @@ impl Driver {
             _ => None,
         };
         let status = match body {
-            ReplyBody::Status(status) => Some(status.clone()),
+            ReplyBody::Status(status) => Some(Status::clone(status)),
             _ => None,
         };
         match asked.done {

@@ -7,6 +7,7 @@
 //! The format is written down for other languages in `client/protocol/`; each message kind has a golden file
 //! there that this module is tested against.
 
+mod line;
 mod names;
 mod reply;
 mod request;
@@ -26,6 +27,15 @@ pub use request::{
     OwnerRef, Pause, Release, Request, RequestBody, Resume, StatusAsk, StatusWhat, Tick,
 };
 pub use time::{InvalidTimestamp, Timestamp};
+
+/// Writes a field of a message. Its name is what stands before the value, signs and all: a message has one of a few
+/// that are known, and serde would look through each for what must be escaped.
+fn put(bytes: &mut Vec<u8>, name: &str, value: &impl serde::Serialize) {
+    bytes.extend_from_slice(name.as_bytes());
+    // A value of ours, and memory to write to: serialising cannot fail.
+    let written = serde_json::to_writer(bytes, value);
+    debug_assert!(written.is_ok(), "{written:?}");
+}
 
 /// The wire version that this library speaks, the `v` of every message.
 pub const VERSION: u32 = 1;

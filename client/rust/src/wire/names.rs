@@ -36,6 +36,11 @@ impl ResourceName {
         Ok(name)
     }
 
+    /// Any text, as decoding takes it.
+    pub(super) fn unchecked(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
     /// Decoding takes any text; this says whether it may be a name.
     pub(crate) fn check(&self) -> Result<(), InvalidText> {
         if self.0.is_empty() {
@@ -66,6 +71,10 @@ impl fmt::Display for ResourceName {
 pub(crate) fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), InvalidText> {
     if text.len() > bytes_max {
         return Err(InvalidText(format!("{what} has {} bytes, the limit is {bytes_max}", text.len())));
+    }
+    // Plain ASCII, as nearly all is, is seen at a glance.
+    if text.bytes().all(|byte| matches!(byte, 0x20..0x7f)) {
+        return Ok(());
     }
     if let Some(control) = text.chars().find(|c| c.is_control()) {
         return Err(InvalidText(format!("{what} has the control character U+{:04X}", u32::from(control))));
@@ -207,14 +216,19 @@ fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 macro_rules! hex_text {
     ($name:ident, $bytes:literal) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl $name {
+            fn digits(&self) -> [u8; 2 * $bytes] {
                 let mut text = [0; 2 * $bytes];
                 for (i, byte) in self.0.iter().enumerate() {
                     text[2 * i] = HEX[usize::from(byte >> 4)];
                     text[2 * i + 1] = HEX[usize::from(byte & 15)];
                 }
-                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+                text
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
             }
         }
         impl fmt::Debug for $name {
@@ -231,7 +245,7 @@ macro_rules! hex_text {
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
             }
         }
         impl<'de> Deserialize<'de> for $name {
@@ -270,6 +284,11 @@ impl SessionKey {
         let key = Self(text.to_owned());
         key.check()?;
         Ok(key)
+    }
+
+    /// Any text, as decoding takes it.
+    pub(super) fn unchecked(text: &str) -> Self {
+        Self(text.to_owned())
     }
 
     /// A key nobody can guess: 128 random bits.

@@ -1,7 +1,6 @@
 //! What a client is told.
 
-use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VERSION};
-use serde::ser::{SerializeMap, Serializer};
+use super::{Hash, LogId, Nonce, Reason, ResourceName, Seq, SessionId, Token, VERSION, put};
 use serde::{Deserialize, Serialize};
 
 /// Most messages are shorter.
@@ -22,9 +21,6 @@ pub struct Reply {
     pub body: ReplyBody,
 }
 
-/// A message as it is written: nothing of it is copied first.
-struct Written<'a>(&'a Reply);
-
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
         /// What a message says. On the wire the kind is the name of the one field that holds the rest.
@@ -40,22 +36,6 @@ macro_rules! bodies {
             /// The kind's name on the wire.
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => stringify!($kind),)* }
-            }
-        }
-
-        impl Serialize for Written<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Reply { partition, epoch, index, session, body } = self.0;
-                let mut fields = serializer.serialize_map(None)?;
-                fields.serialize_entry("v", &VERSION)?;
-                fields.serialize_entry("partition", partition)?;
-                fields.serialize_entry("epoch", epoch)?;
-                fields.serialize_entry("index", index)?;
-                if let Some(session) = session {
-                    fields.serialize_entry("session", session)?;
-                }
-                match body { $(ReplyBody::$variant(body) => fields.serialize_entry(stringify!($kind), body)?,)* }
-                fields.end()
             }
         }
 
@@ -80,8 +60,17 @@ macro_rules! bodies {
 
             /// The same, behind what is in `bytes`.
             pub fn encode_into(&self, bytes: &mut Vec<u8>) {
-                // A value of ours, and memory to write to: serialising cannot fail.
-                let _ = serde_json::to_writer(bytes, &Written(self));
+                put(bytes, "{\"v\":", &VERSION);
+                put(bytes, ",\"partition\":", &self.partition);
+                put(bytes, ",\"epoch\":", &self.epoch);
+                put(bytes, ",\"index\":", &self.index);
+                if let Some(session) = &self.session {
+                    put(bytes, ",\"session\":", session);
+                }
+                match &self.body {
+                    $(ReplyBody::$variant(body) => put(bytes, concat!(",\"", stringify!($kind), "\":"), body),)*
+                }
+                bytes.push(b'}');
             }
 
             /// Reads one message. `None` if it is of a kind or version that this library does not know: a
@@ -124,7 +113,7 @@ bodies! {
     /// The session is over, and everything in it.
     session_ended: SessionEnded(SessionEnded),
     /// What a `status` saw.
-    status: Status(Status),
+    status: Status(Box<Status>),
     /// An operator's command was carried out.
     done: Done(Done),
 }

@@ -1,12 +1,12 @@
 //! What goes to the arbiter: a client's messages, and the arbiter's letters to itself.
 
+use super::line;
 use super::names::check_text;
 use super::{
     ADDRESS_BYTES_MAX, Claim, ID_BYTES_MAX, INTEGER_MAX, LABEL_BYTES_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
     LIMIT_MS_MAX, MESSAGE_BYTES_MAX, Nonce, PRIORITY_MAX, REASON_BYTES_MAX, Reason, ResourceName, Seq,
-    SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION,
+    SessionId, SessionKey, Timestamp, Token, VALUE_BYTES_MAX, VERSION, put,
 };
-use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 /// One message to the arbiter.
@@ -29,8 +29,8 @@ pub struct Auth {
     pub key: SessionKey,
 }
 
-/// A message as it is written: nothing of it is copied first.
-struct Written<'a>(&'a Request);
+/// Most messages are shorter.
+const REQUEST_BYTES_USUAL: usize = 256;
 
 macro_rules! bodies {
     ($($(#[$doc:meta])* $kind:ident: $variant:ident($body:ty),)*) => {
@@ -50,18 +50,21 @@ macro_rules! bodies {
             }
         }
 
-        impl Serialize for Written<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let Request { partition, auth, body } = self.0;
-                let mut fields = serializer.serialize_map(None)?;
-                fields.serialize_entry("v", &VERSION)?;
-                fields.serialize_entry("partition", partition)?;
-                if let Some(Auth { session, key }) = auth {
-                    fields.serialize_entry("session", session)?;
-                    fields.serialize_entry("key", key)?;
+        impl Request {
+            /// The bytes of the message: one JSON object without a line feed.
+            pub fn encode(&self) -> Vec<u8> {
+                let mut bytes = Vec::with_capacity(REQUEST_BYTES_USUAL);
+                put(&mut bytes, "{\"v\":", &VERSION);
+                put(&mut bytes, ",\"partition\":", &self.partition);
+                if let Some(Auth { session, key }) = &self.auth {
+                    put(&mut bytes, ",\"session\":", session);
+                    put(&mut bytes, ",\"key\":", key);
                 }
-                match body { $(RequestBody::$variant(body) => fields.serialize_entry(stringify!($kind), body)?,)* }
-                fields.end()
+                match &self.body {
+                    $(RequestBody::$variant(body) => put(&mut bytes, concat!(",\"", stringify!($kind), "\":"), body),)*
+                }
+                bytes.push(b'}');
+                bytes
             }
         }
 
@@ -356,12 +359,6 @@ impl Request {
         Self { partition, auth: Some(Auth { session, key }), body }
     }
 
-    /// The bytes of the message: one JSON object without a line feed.
-    pub fn encode(&self) -> Vec<u8> {
-        // A value of ours, no map with odd keys and no failing writer: serialising cannot fail.
-        serde_json::to_vec(&Written(self)).unwrap_or_default()
-    }
-
     /// Reads one message.
     ///
     /// # Errors
@@ -371,6 +368,13 @@ impl Request {
             let detail = format!("{} bytes, the limit is {MESSAGE_BYTES_MAX}", bytes.len());
             return Err(DecodeError::of(Reason::MessageTooLong, detail));
         }
+        let request = line::read(bytes).map_or_else(|| Self::by_serde(bytes), Ok)?;
+        request.check().map_err(|(reason, detail)| DecodeError::about(bytes, reason, detail))?;
+        Ok(request)
+    }
+
+    /// The message that a line is, not yet checked against the limits.
+    pub(super) fn by_serde(bytes: &[u8]) -> Result<Self, DecodeError> {
         // Serde would also take the fields of a struct in an array, by their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(DecodeError::of(Reason::Malformed, "not one JSON object".into()));
@@ -392,9 +396,7 @@ impl Request {
             let detail = format!("exactly one of {} is wanted", KINDS.join(", "));
             return Err(DecodeError::about(bytes, Reason::UnknownKind, detail));
         };
-        let request = Self { partition: raw.partition, auth, body };
-        request.check().map_err(|(reason, detail)| DecodeError::about(bytes, reason, detail))?;
-        Ok(request)
+        Ok(Self { partition: raw.partition, auth, body })
     }
 
     /// Whether every value is within its limits, and the session is named where one is needed.

@@ -104,9 +104,9 @@ fn lower_epochs_are_ignored_unless_the_log_is_another() {
     let probes = c.take(|body| matches!(body, RequestBody::Status(_)).then_some(()));
     assert_eq!(probes.len(), 1, "is it the same log?");
     let status = |genesis| Status { id: sending::PROBE_ID.into(), genesis, ..Status::default() };
-    c.hear(9, None, ReplyBody::Status(status(LogId([1; 16]))));
+    c.hear(9, None, ReplyBody::Status(Box::new(status(LogId([1; 16])))));
     assert!(c.believes(110));
-    c.hear(9, None, ReplyBody::Status(status(LogId([2; 16]))));
+    c.hear(9, None, ReplyBody::Status(Box::new(status(LogId([2; 16])))));
     assert!(!c.believes(110), "another log: everything is lost");
     c.acquire(2);
     let id = format!("o{}", c.keys);
