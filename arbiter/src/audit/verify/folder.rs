@@ -3,31 +3,25 @@
 //! An arbiter may be writing meanwhile, so the order of looking matters: names, then the mark, then names again and
 //! what is in the segments. The mark is never ahead of what is read after it, and never behind what was named before.
 //!
-//! Lines are read, hashed and parsed on a thread of their own and checked on the caller's, in batches.
+//! Lines come read and parsed (`batches`), and are checked here.
 
+use super::batches::{Batch, Batches, Segment};
 use super::fold::Fold;
-use super::line::Line;
 use super::promise::{Broken, Promise, Violation};
 use super::receipts::Receipts;
 use super::report::{FolderReport, Report, Unfinished};
 use super::{Fault, Progress, Verifier, VerifyError};
 use crate::log::checkpoint::Manifest;
 use crate::log::file::{Mark as DurableMark, ReadError};
-use crate::log::record::RECORD_BYTES_MAX;
 use arbiterq_client::Receipt;
 use arbiterq_client::wire::Hash;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-/// Bytes of lines that are handed over at once: enough that handing over costs nothing.
-const BATCH_BYTES: u64 = 256 * 1024;
-/// Batches that may lie between the two threads.
-const BATCHES_AHEAD: usize = 4;
 /// What is read at once.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -52,12 +46,6 @@ struct Names {
     stray: Option<PathBuf>,
 }
 
-struct Segment {
-    first_index: u64,
-    path: PathBuf,
-    bytes: u64,
-}
-
 /// The file `durable`.
 enum Mark {
     Missing,
@@ -65,16 +53,6 @@ enum Mark {
     /// The log is new: nothing is known durable.
     Nothing,
     At(u64, Hash),
-}
-
-/// Some lines of one segment.
-struct Batch {
-    segment: usize,
-    /// The first line's number, from 1.
-    line: u64,
-    /// Where it begins.
-    offset: u64,
-    lines: Vec<(Line, u64)>,
 }
 
 pub(super) fn verify(
@@ -129,11 +107,7 @@ impl Folder {
         receipts: &[Receipt],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, VerifyError> {
-        thread::scope(|scope| {
-            let (sender, batches) = sync_channel(BATCHES_AHEAD);
-            scope.spawn(move || read_all(&self.segments, &sender));
-            self.check(&batches, receipts, progress)
-        })
+        thread::scope(|scope| self.check(Batches::of(scope, &self.segments), receipts, progress))
     }
 
     /// The index of the record that comes next. Before the first, the first segment's name says it.
@@ -146,7 +120,7 @@ impl Folder {
 
     fn check(
         &self,
-        batches: &Receiver<Result<Batch, VerifyError>>,
+        batches: Batches,
         receipts: &[Receipt],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, VerifyError> {
@@ -162,16 +136,15 @@ impl Folder {
         let bytes_total = self.segments.iter().map(|segment| segment.bytes).sum();
         let mut segment_before = None;
         'reading: for batch in batches {
-            let batch = batch?;
-            let segment = &self.segments[batch.segment];
-            let mut offset = batch.offset;
-            for (number, (line, length)) in (batch.line..).zip(batch.lines) {
-                if segment_before != Some(batch.segment) {
-                    self.continues(&verifier, batch.segment, segment_before)?;
-                    segment_before = Some(batch.segment);
+            let Batch { segment: at, line: first, mut offset, lines } = batch?;
+            let segment = &self.segments[at];
+            for (number, (line, length)) in (first..).zip(lines) {
+                if segment_before != Some(at) {
+                    self.continues(&verifier, at, segment_before)?;
+                    segment_before = Some(at);
                 }
                 if let Err(Fault { no_record, broken }) = verifier.take(line) {
-                    let last = batch.segment + 1 == self.segments.len();
+                    let last = at + 1 == self.segments.len();
                     if no_record && last && self.above_mark(&verifier) {
                         let end = fs::metadata(&segment.path).map_err(unreadable(&segment.path))?.len();
                         report.unfinished = Some(Unfinished {
@@ -361,64 +334,6 @@ fn index_of(path: &Path, of: u64) -> io::Result<Option<u64>> {
     let line = text.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
     let manifest = line.and_then(|line| serde_json::from_slice::<Manifest>(line).ok());
     Ok(manifest.filter(|manifest| manifest.of == of).map(|manifest| manifest.index))
-}
-
-/// Reads the segments one after the other, up to the first thing that cannot be a line, or until nobody listens.
-fn read_all(segments: &[Segment], sender: &SyncSender<Result<Batch, VerifyError>>) {
-    for (at, segment) in segments.iter().enumerate() {
-        let last = at + 1 == segments.len();
-        match read_segment(segment, at, last, sender) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(e) => {
-                // Nobody listens any more: it is of no use to anybody.
-                let _ = sender.send(Err(unreadable(&segment.path)(e)));
-                return;
-            }
-        }
-    }
-}
-
-/// Whether to go on with the next segment.
-fn read_segment(
-    segment: &Segment,
-    at: usize,
-    last: bool,
-    sender: &SyncSender<Result<Batch, VerifyError>>,
-) -> io::Result<bool> {
-    let mut file = BufReader::with_capacity(READ_BYTES, File::open(&segment.path)?);
-    let (mut bytes, mut number, mut offset) = (Vec::new(), 1, 0);
-    loop {
-        let mut batch = Batch { segment: at, line: number, offset, lines: Vec::new() };
-        let mut more = true;
-        while more && offset - batch.offset < BATCH_BYTES {
-            bytes.clear();
-            // One byte more than a record and its line feed: enough to see that it is too long.
-            let length = (&mut file).take(RECORD_BYTES_MAX as u64 + 2).read_until(b'\n', &mut bytes)? as u64;
-            more = bytes.pop_if(|byte| *byte == b'\n').is_some();
-            if length == 0 || (!more && last && bytes.iter().all(|byte| *byte == 0)) {
-                // The end, or what a file system gives to a file that grew and was not written before a crash.
-                more = false;
-                continue;
-            }
-            let line = if more || bytes.len() > RECORD_BYTES_MAX {
-                Line::read(&bytes)
-            } else {
-                let what = "it has no line feed at its end".to_owned();
-                Line { hash: Hash::default(), record: Err(what) }
-            };
-            batch.lines.push((line, length));
-            number += 1;
-            offset += length;
-        }
-        let at_end = !more;
-        if !batch.lines.is_empty() && sender.send(Ok(batch)).is_err() {
-            return Ok(false);
-        }
-        if at_end {
-            return Ok(true);
-        }
-    }
 }
 
 fn hash_file(path: &Path) -> io::Result<Hash> {

@@ -9,12 +9,13 @@
 //! Memory is bounded by what is live, not by the log's length. Lines are hashed exactly as they stand, never
 //! written again.
 //!
-//! - `line`, `shape`: bytes to record, on a thread of its own for a folder.
+//! - `line`, `shape`: bytes to record; `batches`: those of a folder, on every core.
 //! - `fold`: the chain, epochs, time, and the rule that a waiter that can be granted is next.
 //! - `events`, `requests`: each event under its command.
 //! - `live`, `resources`: what is remembered; who has room beside whom.
 //! - `folder`: the only place that knows how a log lies on a disk.
 
+mod batches;
 mod events;
 mod fold;
 mod folder;
