@@ -1,6 +1,6 @@
 //! The real binary with more than it can do: a crowd on one resource, ten times the rate that it keeps up with, and
 //! half of all messages hostile. `ARBITER_WAITERS` and `ARBITER_SECONDS` say how many and how long, where a few are
-//! not enough.
+//! not enough, and `ARBITER_FSYNC` whether the crowd's records are synced.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "rates are measured and paced")]
@@ -134,7 +134,10 @@ async fn crowd(url: String, sessions: Vec<(usize, usize)>, queued: Arc<AtomicU64
 async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let waiters = usize::try_from(number("ARBITER_WAITERS", 5000)).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let served = Served::start(folder.path()).await;
+    let fsync = std::env::var("ARBITER_FSYNC").unwrap_or_else(|_| "always".into());
+    let mut command = command();
+    command.env("ARBITER__GRANT_LOG__FSYNC", &fsync);
+    let served = Served::start_with(command, folder.path(), "tcp://127.0.0.1:0").await;
     let mut gate = Gate::closed(&served.url).await;
     let before = resident_bytes(served.process.pid());
 
@@ -173,8 +176,8 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     let report = &both_are_clean(folder.path())[0];
     assert_eq!((report.grants, report.live.waiting), (all + 1, 0));
     println!(
-        "counts: {all} waiters on one resource, queued in {queueing:.2?}, all served in {draining:.2?}, \
-         {each} bytes of the service's memory each"
+        "counts: {all} waiters on one resource, fsync {fsync}, queued in {queueing:.2?}, all served in \
+         {draining:.2?}, {each} bytes of the service's memory each"
     );
 }
 
