@@ -190,6 +190,8 @@ pub struct Served {
     pub url: String,
     /// Its process.
     pub process: Running,
+    /// The records that it read before it was ready.
+    pub records_read: u64,
 }
 
 impl Served {
@@ -216,7 +218,8 @@ impl Served {
         let line = process.line().await;
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let url = ready["ready"]["url"].as_str().unwrap_or_else(|| panic!("not ready: {line}")).to_owned();
-        Self { url, process }
+        let records_read = ready["ready"]["records"].as_u64().expect("a number");
+        Self { url, process, records_read }
     }
 
     /// Stops it as an operator does.

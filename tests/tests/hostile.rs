@@ -2,7 +2,7 @@
 
 use arbiterq::audit::verify::verify_folder;
 use arbiterq_client::{Client, Outcome};
-use arbiterq_tests::binary::{Running, Served, arbiter};
+use arbiterq_tests::binary::{Served, arbiter};
 use arbiterq_tests::{PATIENCE, Raw, Service, serve_config};
 use serde_json::Value;
 use std::process::Stdio;
@@ -217,16 +217,13 @@ async fn with_few_file_descriptors_it_refuses_connections_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", r#"ulimit -n 100 && exec "$0" "$@""#]).arg(arbiter());
-    command.args(["serve", "--json", "--url", "tcp://127.0.0.1:0", "--data"]).arg(folder.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut process = Running::start(&mut command);
-    let ready: Value = serde_json::from_str(&process.line().await).unwrap();
-    let url = ready["ready"]["url"].as_str().unwrap().to_owned();
-    let mut first = Raw::connect(&url).await;
+    let served = Served::start_with(command, folder.path(), "tcp://127.0.0.1:0").await;
+    let mut first = Raw::connect(&served.url).await;
     let session = first.open(KEY).await;
     let mut others = Vec::new();
     for _ in 0..150 {
-        others.push(Raw::connect(&url).await);
+        others.push(Raw::connect(&served.url).await);
     }
     // Those that came last are told, not left to wait for nothing.
     assert!(others.pop().unwrap().hear().await.is_none(), "closed at once");
@@ -237,7 +234,7 @@ async fn with_few_file_descriptors_it_refuses_connections_and_goes_on() {
     assert!(first.ask(short).await["opened"].is_object());
     let ended = first.hear().await.unwrap();
     assert!(ended["session_ended"].is_object(), "{ended}");
-    Served { url, process }.stop().await;
+    served.stop().await;
     verify_folder(&folder.path().join("0"), &[], &mut |_| {}).unwrap();
 }
 

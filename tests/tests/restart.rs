@@ -3,9 +3,12 @@
 
 use arbiterq::audit::verify::verify_folder;
 use arbiterq::serve::ServeError;
+use arbiterq_tests::binary::{Served, arbiter_says, command};
 use arbiterq_tests::{Raw, Service, serve_config};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
+use std::time::Instant;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -99,4 +102,40 @@ async fn a_folder_has_one_arbiter() {
     let error = Service::start(serve_config(folder.path())).await.err().expect("refused");
     assert!(error.to_string().contains(&folder.path().join("0").display().to_string()), "{error}");
     service.stop().await.unwrap();
+}
+
+/// `ARBITER_RECORDS` says how long the log is, where a short one is not enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "how long it took is said")]
+async fn a_long_log_is_read_from_its_last_checkpoint_on() {
+    let records = std::env::var("ARBITER_RECORDS").map_or(60_000, |text| text.parse().expect("a number"));
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = command();
+        command.env("ARBITER__GRANT_LOG__FSYNC", "never");
+        // So that the short log has some, too.
+        command.env("ARBITER__GRANT_LOG__CHECKPOINT_RECORDS", (records / 10).min(100_000).to_string());
+        Served::start_with(command, folder.path(), "tcp://127.0.0.1:0")
+    };
+    let served = start().await;
+    let mut cycles = 0;
+    while 2 * cycles < records {
+        let ended = arbiter_says(&served.url, &["bench", "--clients", "64", "--for", "1s", "--json"]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        let figures: Value = serde_json::from_str(ended.out.trim()).unwrap();
+        cycles += figures["cycles"].as_u64().unwrap();
+    }
+    served.process.signal(Signal::KILL);
+    assert_eq!(served.process.ended().await.code, None);
+    let began = Instant::now();
+    let served = start().await;
+    let took = began.elapsed();
+    let read = served.records_read;
+    served.stop().await;
+    let report = verify_folder(&folder.path().join("0"), &[], &mut |_| {}).unwrap();
+    assert!(report.records >= records && read < report.records / 2, "{read} read of {}", report.records);
+    println!(
+        "counts: killed at {} records, ready again after {took:.2?}, when {read} of them were read",
+        report.records
+    );
 }
