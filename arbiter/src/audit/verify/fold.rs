@@ -7,7 +7,8 @@ use super::report::Counts;
 use super::resources::{Resources, Room, Turn};
 use crate::log::record::{Command, Event, FORMAT, Genesis, RULES, Record};
 use arbiterq_client::wire::{Hash, Nonce, SessionId, Timestamp, Token};
-use std::collections::{BTreeSet, HashMap};
+use foldhash::HashMap;
+use std::collections::BTreeSet;
 
 /// What the lock-delays that one record begins may take; a session that loses more at once gets none for the rest.
 const DELAYED_BYTES_MAX: usize = 786_432;

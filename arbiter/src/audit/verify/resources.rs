@@ -6,7 +6,8 @@
 use super::live::Place;
 use crate::log::record::{Policy, Rule};
 use arbiterq_client::wire::{Mode, ResourceName, Timestamp, Token};
-use std::collections::{BTreeSet, HashMap};
+use foldhash::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A resource's number while it is live. Used again afterwards.

@@ -19,6 +19,9 @@ pub struct InvalidTimestamp(pub String);
 /// `9999-12-31T23:59:59.999999Z`: the last moment that the form can write.
 const MICROS_MAX: u64 = 253_402_300_799_999_999;
 
+/// Every digit a zero.
+const FORM: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+
 impl Timestamp {
     /// From microseconds since the Unix epoch. Saturates at the end of the year 9999.
     pub fn from_micros(micros: u64) -> Self {
@@ -53,25 +56,24 @@ impl Timestamp {
     }
 
     fn write(self, out: &mut [u8; 27]) {
+        *out = *FORM;
         let (days, micros_of_day) = (self.0 / 86_400_000_000, self.0 % 86_400_000_000);
         let (year, month, day) = civil_from_days(days);
-        let seconds = micros_of_day / 1_000_000;
-        let mut put = |at: usize, width: usize, mut value: u64| {
-            for i in (at..at + width).rev() {
-                out[i] = b'0' + (value % 10) as u8;
-                value /= 10;
-            }
+        let (seconds, micros) = (micros_of_day / 1_000_000, micros_of_day % 1_000_000);
+        let mut pair = |at: usize, value: u64| {
+            out[at] = b'0' + (value / 10) as u8;
+            out[at + 1] = b'0' + (value % 10) as u8;
         };
-        put(0, 4, year);
-        put(5, 2, month);
-        put(8, 2, day);
-        put(11, 2, seconds / 3600);
-        put(14, 2, seconds / 60 % 60);
-        put(17, 2, seconds % 60);
-        put(20, 6, micros_of_day % 1_000_000);
-        for (at, byte) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (26, b'Z')] {
-            out[at] = byte;
-        }
+        pair(0, year / 100);
+        pair(2, year % 100);
+        pair(5, month);
+        pair(8, day);
+        pair(11, seconds / 3600);
+        pair(14, seconds / 60 % 60);
+        pair(17, seconds % 60);
+        pair(20, micros / 10_000);
+        pair(22, micros / 100 % 100);
+        pair(24, micros % 100);
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -86,15 +88,16 @@ impl Timestamp {
         if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
             return None;
         }
+        if FORM.iter().zip(bytes).any(|(sign, byte)| *sign != b'0' && sign != byte) {
+            return None;
+        }
         if hour > 23 || minute > 59 || second > 59 {
             return None;
         }
         let days = days_from_civil(year, month, day);
-        let found = Self(((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + micro);
-        // The separators, and days that a month does not have, are caught by writing it again.
-        let mut again = [0; 27];
-        found.write(&mut again);
-        (&again == bytes).then_some(found)
+        // A day that the month does not have is one of another.
+        (civil_from_days(days) == (year, month, day))
+            .then(|| Self(((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + micro))
     }
 }
 
