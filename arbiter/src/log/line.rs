@@ -68,12 +68,8 @@ impl Out {
     }
 
     fn hash(&mut self, hash: &Hash) {
-        let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(hash.0) {
-            pair.copy_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
-        }
         self.0.push(b'"');
-        self.0.extend_from_slice(&text);
+        self.0.extend_from_slice(&hash.digits());
         self.0.push(b'"');
     }
 
@@ -236,10 +232,6 @@ impl Out {
             }
         }
     }
-}
-
-fn hex(digit: u8) -> u8 {
-    if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }
 }
 
 /// What is left of a line. Nothing here has to be strict: what was misread is not written again as it was.

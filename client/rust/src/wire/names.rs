@@ -217,7 +217,8 @@ fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 macro_rules! hex_text {
     ($name:ident, $bytes:literal) => {
         impl $name {
-            fn digits(&self) -> [u8; 2 * $bytes] {
+            /// In its one form: lower-case hexadecimal digits, in ASCII.
+            pub fn digits(&self) -> [u8; 2 * $bytes] {
                 let mut text = [0; 2 * $bytes];
                 for (i, byte) in self.0.iter().enumerate() {
                     text[2 * i] = HEX[usize::from(byte >> 4)];

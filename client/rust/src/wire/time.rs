@@ -50,19 +50,13 @@ impl Timestamp {
 
     /// This moment in its one form, in ASCII.
     pub fn digits(self) -> [u8; 27] {
-        let mut text = [0; 27];
-        self.write(&mut text);
-        text
-    }
-
-    fn write(self, out: &mut [u8; 27]) {
-        *out = *FORM;
+        let mut text = *FORM;
         let (days, micros_of_day) = (self.0 / 86_400_000_000, self.0 % 86_400_000_000);
         let (year, month, day) = civil_from_days(days);
         let (seconds, micros) = (micros_of_day / 1_000_000, micros_of_day % 1_000_000);
         let mut pair = |at: usize, value: u64| {
-            out[at] = b'0' + (value / 10) as u8;
-            out[at + 1] = b'0' + (value % 10) as u8;
+            text[at] = b'0' + (value / 10) as u8;
+            text[at + 1] = b'0' + (value % 10) as u8;
         };
         pair(0, year / 100);
         pair(2, year % 100);
@@ -74,6 +68,7 @@ impl Timestamp {
         pair(20, micros / 10_000);
         pair(22, micros / 100 % 100);
         pair(24, micros % 100);
+        text
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -125,9 +120,7 @@ fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 27];
-        self.write(&mut text);
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -140,8 +133,7 @@ impl std::str::FromStr for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = [0; 27];
-        self.write(&mut text);
+        let text = self.digits();
         serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
@@ -183,12 +175,21 @@ mod tests {
             "2026-11-22t14:02:11.532481Z",
             "2026-11-22T14:02:11.532481+00:00",
             "2026-02-30T14:02:11.532481Z",
+            "2025-02-29T14:02:11.532481Z",
+            "2026-04-31T14:02:11.532481Z",
             "2026-13-01T14:02:11.532481Z",
             "1969-12-31T23:59:59.999999Z",
             "2026-11-22T24:00:00.000000Z",
             "+026-11-22T14:02:11.532481Z",
             "",
         ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+        // Every place has its sign.
+        let good = "2028-02-29T14:02:11.532481Z";
+        assert!(good.parse::<Timestamp>().is_ok());
+        for at in 0..good.len() {
+            let text = format!("{}x{}", &good[..at], &good[at + 1..]);
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
     }
