@@ -4,6 +4,7 @@ pub mod binary;
 pub mod contract;
 pub mod fuzz;
 pub mod invariants;
+pub mod rabbitmq;
 pub mod sim;
 pub mod strace;
 pub mod verifiers;

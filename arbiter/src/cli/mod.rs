@@ -6,6 +6,8 @@
 
 mod audit;
 mod bench;
+#[cfg(feature = "rabbitmq")]
+mod broker;
 mod completions;
 mod config;
 mod demo;
@@ -95,6 +97,10 @@ enum Command {
     Audit(audit::Audit),
     /// Measure acquire and release in a closed loop
     Bench(bench::Bench),
+    /// What the arbiter needs at a message broker
+    #[cfg(feature = "rabbitmq")]
+    #[command(subcommand)]
+    Broker(broker::Broker),
     /// Settings of the service
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -127,6 +133,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Resume(resume) => alone(resume.resume(&global)),
         Command::Audit(audit) => audit.run(&global),
         Command::Bench(bench) => bench.run(&global),
+        #[cfg(feature = "rabbitmq")]
+        Command::Broker(broker) => alone(broker.run(&global)),
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(&global),
         Command::Man(man) => man.run(&global),
@@ -192,6 +200,8 @@ mod tests {
             "pause --reason upgrade",
             "audit verify d",
             "bench --clients 64 --resources 8 --for 10s --json",
+            #[cfg(feature = "rabbitmq")]
+            "broker init --print --config f --url amqp://host",
             "config show --config f",
             "config explain log.level",
             "completions bash",

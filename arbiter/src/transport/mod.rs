@@ -4,3 +4,5 @@
 //! the arbiter's letters to itself into the same queue. It decides nothing.
 
 pub mod direct;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;

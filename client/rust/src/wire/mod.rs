@@ -9,6 +9,7 @@
 
 mod line;
 mod names;
+pub mod rabbitmq;
 mod reply;
 mod request;
 mod time;

@@ -1,0 +1,145 @@
+//! A RabbitMQ broker of a test's own: Debian's `rabbitmq-server` with a node name, ports and a data folder of its own.
+//!
+//! It listens on loopback only, and ends with the value.
+
+use crate::PATIENCE;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Debian's scripts, without the wrapper that changes to another user.
+const BIN: &str = "/usr/lib/rabbitmq/bin";
+
+/// A broker of one node.
+pub struct Broker {
+    folder: TempDir,
+    ports: Ports,
+    /// The name server that its node and its tools find each other by. Started here, or the node would leave one behind.
+    epmd: Child,
+    node: Child,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    amqp: u16,
+    distribution: u16,
+    epmd: u16,
+}
+
+impl Broker {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [amqp, distribution, epmd] = free_ports();
+        let ports = Ports { amqp, distribution, epmd };
+        std::fs::write(folder.path().join("enabled_plugins"), "[].\n").expect("written");
+        std::fs::write(folder.path().join("rabbitmq.conf"), "").expect("written");
+        let mut names = Command::new("epmd");
+        names.args(["-address", "127.0.0.1", "-port", &epmd.to_string()]);
+        let epmd = start(&mut names);
+        let node = start(&mut node(folder.path(), ports));
+        let mut broker = Self { folder, ports, epmd, node };
+        let listens = async {
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, amqp)).await.is_err() {
+                let ended = broker.node.try_wait().expect("it is ours");
+                assert!(ended.is_none(), "rabbitmq-server ended: {}", broker.said());
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let listens = timeout(PATIENCE, listens).await;
+        assert!(listens.is_ok(), "rabbitmq-server does not listen: {}", broker.said());
+        broker
+    }
+
+    /// Where clients connect, as the administrator.
+    pub fn url(&self) -> String {
+        self.url_of("guest", "guest")
+    }
+
+    /// Where a user connects.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.ports.amqp)
+    }
+
+    /// Runs `rabbitmqctl`; what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut ctl = Command::new(format!("{BIN}/rabbitmqctl"));
+        self.ports.environment(&mut ctl, self.folder.path());
+        let ended = ctl.arg("-q").args(arguments).stdin(Stdio::null()).output().expect("rabbitmqctl");
+        assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8_lossy(&ended.stdout).into_owned()
+    }
+
+    fn said(&self) -> String {
+        let log = self.folder.path().join("log").join(format!("{}.log", self.ports.node_name()));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        for process in [&mut self.node, &mut self.epmd] {
+            // The script waits for the node, which is of its group.
+            let group = Pid::from_child(process);
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Ports {
+    fn node_name(self) -> String {
+        format!("arbiter-{}@localhost", self.amqp)
+    }
+
+    /// What the node and its tools must agree on.
+    fn environment(self, command: &mut Command, folder: &Path) {
+        command
+            .env("HOME", folder)
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", self.node_name())
+            .env("ERL_EPMD_PORT", self.epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1");
+    }
+}
+
+fn node(folder: &Path, ports: Ports) -> Command {
+    let mut node = Command::new(format!("{BIN}/rabbitmq-server"));
+    ports.environment(&mut node, folder);
+    node.env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_NODE_PORT", ports.amqp.to_string())
+        .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
+        .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
+        .env("RABBITMQ_LOG_BASE", folder.join("log"))
+        .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("enabled_plugins"))
+        // Loopback for its own protocol, too; and its schedulers sleep when there is nothing to do.
+        .env(
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none",
+        );
+    node
+}
+
+fn start(command: &mut Command) -> Child {
+    let command = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; it is in Debian's rabbitmq-server"))
+}
+
+/// Ports that are free now: all are open at once, so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}
