@@ -4,6 +4,9 @@
 //! the clock, tells the partition, and carries out what the partition says, in the order it says it. After a
 //! failed write nothing more is appended or answered, and the process ends: what is not on the log is kept nowhere.
 
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+
 use crate::checkpointer::{self, Drafted};
 use crate::clock::Clock;
 use crate::log::chain::{ChainTip, Sealed};
@@ -13,6 +16,8 @@ use crate::log::record::{Command, Event, FORMAT, Genesis, Policy, Record};
 use crate::partition::{ActivateError, Activation, Partition, PartitionConfig, Role, StepDown};
 use crate::state::{State, snapshot};
 use crate::transport::direct::{Hub, INBOX_MAX, Inbound, ListenError, Listener, connections_within_limit};
+#[cfg(feature = "rabbitmq")]
+use crate::transport::rabbitmq::{BrokerUrl, ConnectError, DeclareError};
 use arbiterq_client::wire::{Hash, LogId, Nonce, Timestamp};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,6 +40,9 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// To a RabbitMQ broker, as the arbiter does itself; the log is there, too.
+    #[cfg(feature = "rabbitmq")]
+    RabbitMq(BrokerUrl),
 }
 
 /// All that the service is told.
@@ -97,6 +105,26 @@ pub enum ServeError {
     /// Another arbiter writes this log.
     #[error("activity ended: {0}")]
     SteppedDown(StepDown),
+    /// The broker cannot be reached.
+    #[cfg(feature = "rabbitmq")]
+    #[error(transparent)]
+    Broker(#[from] ConnectError),
+    /// The broker is not as it must be.
+    #[cfg(feature = "rabbitmq")]
+    #[error(transparent)]
+    Topology(#[from] DeclareError),
+    /// The broker has lost what it had confirmed.
+    #[cfg(feature = "rabbitmq")]
+    #[error(
+        "log_truncated: record {index} of partition {partition}, which the broker had confirmed, is not in the log any more; \
+         nothing is decided on a log that has lost its end; find out what the broker lost, and compare with `audit verify`"
+    )]
+    Truncated {
+        /// The partition.
+        partition: u32,
+        /// The record that was read before.
+        index: u64,
+    },
     /// The system gives no random numbers, threads or timers.
     #[error("{0}")]
     System(std::io::Error),
@@ -135,6 +163,11 @@ pub async fn serve_under(
     let listener = match &config.listen {
         Listen::Tcp(address) => Listener::tcp(*address)?,
         Listen::Unix(path) => Listener::unix(path)?,
+        #[cfg(feature = "rabbitmq")]
+        Listen::RabbitMq(url) => {
+            let url = url.clone();
+            return rabbitmq::serve(url, config, policies, shutdown, ready).await;
+        }
     };
     let clock = Clock::system();
     let mut logs = Vec::new();

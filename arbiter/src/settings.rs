@@ -183,6 +183,8 @@ impl From<&Settings> for ServeConfig {
         let listen = match &settings.listen {
             Listen::Tcp(address) => serve::Listen::Tcp(*address),
             Listen::Unix(path) => serve::Listen::Unix(path.clone()),
+            #[cfg(feature = "rabbitmq")]
+            Listen::RabbitMq(url) => serve::Listen::RabbitMq(url.clone()),
         };
         let GrantLog { fsync, segment_bytes_max, checkpoint_records } = settings.grant_log;
         Self {

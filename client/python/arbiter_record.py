@@ -169,7 +169,7 @@ def micros(value):
 
 INT, HASH, ID, TEXT = integer(), digits(64), digits(32), text()
 RESOURCE, LABEL, REASON, REPLY_TO, VALUE = text(1, 256), text(0, 128), text(0, 1024), text(0, 255), text(0, 4096)
-BY_WORD = word("nobody", "unix_peer", "in_process")
+BY_WORD = word("nobody", "unix_peer", "in_process", "broker_user")
 MODE = word("exclusive", "shared", "permits")
 PERMITS, CAPACITY, LIMIT = integer(1, 1000000), integer(1, 1000000), integer(0, DAYS_366)
 CLAIMS = claims(fields(resource=RESOURCE, mode=MODE, permits_=PERMITS))

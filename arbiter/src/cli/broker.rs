@@ -68,6 +68,8 @@ impl From<DeclareError> for Failure {
             DeclareError::NotAllowed { .. } => Self::new("not-allowed", exit::REFUSED, what).help(
                 "declaring needs the right to configure arbiter.*; an administrator can import `--print`",
             ),
+            DeclareError::Missing { .. } => Self::new("no-topology", exit::CONFIGURATION, what)
+                .help("run `arbiter broker init` once, or import what `arbiter broker init --print` prints"),
             DeclareError::Failed { .. } | DeclareError::NoAnswer { .. } => {
                 Self::new("no-broker", exit::UNAVAILABLE, what)
             }

@@ -197,6 +197,12 @@ fn say_ready(output: Output, settings: &Settings, ready: &Ready) {
 
 /// What a service that does not start, or ended, exits with.
 pub(crate) fn failure(error: ServeError) -> Failure {
+    #[cfg(feature = "rabbitmq")]
+    let error = match error {
+        ServeError::Broker(error) => return error.into(),
+        ServeError::Topology(error) => return error.into(),
+        error => error,
+    };
     let text = error.to_string();
     // The library's own text has up to four parts, divided as its documentation says.
     let mut parts = text.split("; ");
@@ -211,6 +217,10 @@ pub(crate) fn failure(error: ServeError) -> Failure {
         ServeError::Partitions { .. } => ("configuration", exit::CONFIGURATION),
         ServeError::Activate(_) => ("log", exit::LOG),
         ServeError::SteppedDown(_) => ("stepped-down", exit::UNAVAILABLE),
+        #[cfg(feature = "rabbitmq")]
+        ServeError::Broker(_) | ServeError::Topology(_) => ("no-broker", exit::UNAVAILABLE),
+        #[cfg(feature = "rabbitmq")]
+        ServeError::Truncated { .. } => ("log_truncated", exit::LOG),
         ServeError::Panicked(_) => ("defect", exit::SOFTWARE),
         ServeError::ShutdownTimeout(_) => ("shutdown", exit::IO),
     };

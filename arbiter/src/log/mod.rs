@@ -6,3 +6,5 @@ pub mod file;
 pub(crate) mod line;
 pub mod memory;
 pub mod record;
+#[cfg(feature = "rabbitmq")]
+pub mod stream;

@@ -5,21 +5,28 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Where the arbiter listens for clients of the direct transport.
+/// Where clients and the arbiter meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A port; 0 takes any that is free.
     Tcp(SocketAddr),
     /// A socket in the file system.
     Unix(PathBuf),
+    /// A RabbitMQ broker, which has the log, too.
+    #[cfg(feature = "rabbitmq")]
+    RabbitMq(crate::transport::rabbitmq::BrokerUrl),
 }
 
 impl Listen {
-    /// Reads `tcp://host:port` or `unix:///path`; the host is an address or `localhost`.
+    /// Reads `tcp://host:port`, `unix:///path` or `amqp(s)://…`; the host of the first is an address or `localhost`.
     ///
     /// # Errors
     /// What is wrong, and what to write instead. Credentials are not repeated.
     pub fn parse(text: &str) -> Result<Self, String> {
+        #[cfg(feature = "rabbitmq")]
+        if text.starts_with("amqp://") || text.starts_with("amqps://") {
+            return text.parse().map(Self::RabbitMq).map_err(|error: crate::transport::rabbitmq::InvalidBrokerUrl| error.to_string());
+        }
         // A client cannot connect to port 0, so its URL does not take it; a listener can.
         let (text, any_port) = match text.strip_suffix(":0") {
             Some(host) if host.starts_with("tcp://") && !host.ends_with(':') => (host, true),
@@ -49,6 +56,9 @@ impl Listen {
         match self {
             Self::Tcp(address) => address.ip().is_loopback(),
             Self::Unix(_) => true,
+            // It listens nowhere; who may do what, the broker says.
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(_) => true,
         }
     }
 }
@@ -58,6 +68,8 @@ impl fmt::Display for Listen {
         match self {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(url) => url.fmt(f),
         }
     }
 }
@@ -76,6 +88,8 @@ mod tests {
             ("tcp://0.0.0.0:7117", "tcp://0.0.0.0:7117", false),
             ("unix:///run/arbiter.sock", "unix:///run/arbiter.sock", true),
             ("unix:///run/arbiter:0", "unix:///run/arbiter:0", true),
+            #[cfg(feature = "rabbitmq")]
+            ("amqp://me:hunter2@host", "amqp://host:5672/%2f", true),
         ] {
             let listen = Listen::parse(text).unwrap();
             assert_eq!((listen.to_string().as_str(), listen.is_local()), (shown, local), "{text}");
@@ -85,7 +99,7 @@ mod tests {
     #[test]
     fn refused_without_repeating_a_password() {
         for text in
-            ["tcp://me:hunter2@127.0.0.1:1", "amqp://me:hunter2@host:0", "tcp://example.org:1", "7117"]
+            ["tcp://me:hunter2@127.0.0.1:1", "amqp://me:hunter2@host:x", "tcp://example.org:1", "7117"]
         {
             let problem = Listen::parse(text).unwrap_err();
             assert!(!problem.contains("hunter2"), "{problem}");

@@ -274,9 +274,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn settings(&mut self) -> Settings {
         Settings {
-            listen: self.read("url", "wanted tcp://127.0.0.1:port or unix:///path", |value| {
-                Listen::parse(&text(value)?).map_err(Some)
-            }),
+            listen: self.listen(),
             data: self.read("data", "wanted a folder", |value| text(value).map(PathBuf::from)),
             partitions: self.read("partitions", NUMBER, number),
             barrier_interval: self.read("barrier_interval_ms", NUMBER, milliseconds),
@@ -310,6 +308,17 @@ impl Reader<'_> {
                 }),
             },
         }
+    }
+
+    fn listen(&mut self) -> Listen {
+        let wanted = "wanted tcp://127.0.0.1:port, unix:///path or amqp://…";
+        let listen = self.read("url", wanted, |value| Listen::parse(&text(value)?).map_err(Some));
+        #[cfg(feature = "rabbitmq")]
+        if let (Listen::RabbitMq(url), Some(effective)) = (&listen, self.effective.last_mut()) {
+            // As it was given it may hold a password.
+            effective.value = url.to_string().into();
+        }
+        listen
     }
 
     /// The value of a key; its default after noting the problem.

@@ -17,6 +17,9 @@
 //! - [`core`] holds every rule about believing, and the simulator drives that same code.
 //! - [`wire`] is the published protocol.
 
+#[cfg(feature = "rabbitmq")]
+#[doc(hidden)]
+pub mod broker;
 pub mod clock;
 pub mod core;
 pub mod fence;

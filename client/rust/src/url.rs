@@ -1,5 +1,7 @@
-//! Where an arbiter is: `tcp://host:port`, `unix:///path`.
+//! Where an arbiter is: `tcp://host:port`, `unix:///path`, or the broker where it reads: `amqp(s)://…`.
 
+#[cfg(feature = "rabbitmq")]
+use crate::broker::{BrokerUrl, InvalidBrokerUrl};
 use crate::error::{Error, ErrorKind};
 use crate::wire::PORT_DEFAULT;
 use std::fmt;
@@ -22,6 +24,9 @@ pub enum Url {
     },
     /// The arbiter's own socket in the file system.
     Unix(PathBuf),
+    /// A RabbitMQ broker, where the arbiter takes requests.
+    #[cfg(feature = "rabbitmq")]
+    RabbitMq(BrokerUrl),
 }
 
 impl FromStr for Url {
@@ -35,10 +40,13 @@ impl FromStr for Url {
             "tcp" => tcp(rest),
             "unix" if rest.starts_with('/') => Ok(Self::Unix(PathBuf::from(rest))),
             "unix" => Err(unusable("the path of a unix:// URL is absolute", "write unix:///path/to/socket")),
-            "tls" | "amqp" | "amqps" | "kafka" => {
-                let what = format!("this build does not speak {scheme}://");
-                Err(unusable(&what, "use tcp://host:port or unix:///path"))
-            }
+            #[cfg(feature = "rabbitmq")]
+            "amqp" | "amqps" => text.parse().map(Self::RabbitMq).map_err(|error: InvalidBrokerUrl| {
+                unusable(&error.to_string(), "write amqp://user:password@host:port/%2f")
+            }),
+            #[cfg(not(feature = "rabbitmq"))]
+            "amqp" | "amqps" => Err(not_spoken(scheme)),
+            "tls" | "kafka" => Err(not_spoken(scheme)),
             _ => {
                 let shown: String = scheme.chars().filter(|c| c.is_ascii_graphic()).take(16).collect();
                 Err(unusable(&format!("unknown scheme {shown}://"), "use tcp://host:port or unix:///path"))
@@ -53,6 +61,8 @@ impl fmt::Display for Url {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(url) => url.fmt(f),
         }
     }
 }
@@ -84,6 +94,10 @@ fn tcp(rest: &str) -> Result<Url, Error> {
     Ok(Url::Tcp { host: host.to_owned(), port })
 }
 
+fn not_spoken(scheme: &str) -> Error {
+    unusable(&format!("this build does not speak {scheme}://"), "use tcp://host:port or unix:///path")
+}
+
 fn unusable(what: &str, help: &str) -> Error {
     Error::new(ErrorKind::Url, what).help(help)
 }
@@ -100,6 +114,8 @@ mod tests {
             ("tcp://[::1]:99/", "tcp://[::1]:99"),
             ("tcp://::1", "tcp://[::1]:7117"),
             ("unix:///run/arbiter.sock", "unix:///run/arbiter.sock"),
+            #[cfg(feature = "rabbitmq")]
+            ("amqp://me:hunter2@host", "amqp://host:5672/%2f"),
         ] {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), shown);
         }
@@ -117,7 +133,7 @@ mod tests {
             "tcp://me:hunter2@host:1",
             "tcp://host/path",
             "unix://relative",
-            "amqp://me:hunter2@host/",
+            "amqp://me:hunter2@host:x",
             "kafka://host",
             "tls://host",
             "ftp://me:hunter2@host",

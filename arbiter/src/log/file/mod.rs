@@ -105,7 +105,7 @@ pub enum Step<'a> {
 }
 
 /// What was met when a log was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
     /// Where the chain stands; none if the log is empty, and the first entry must begin with a genesis.
     pub tip: Option<ChainTip>,

@@ -1,126 +1,15 @@
 //! The arbiter's half of RabbitMQ.
 //!
 //! - `topology`: what must be at the broker: declared by `arbiter broker init`, and compared before anything is used.
+//! - `queue`: a partition's request queue, and the way back to its clients.
 //!
-//! Every call that a broker answers has a time limit here: one that blocks, or dies, would let it hang.
+//! The grant log at the broker is [`crate::log::stream`]; connecting and publishing, the client library's
+//! [`broker`](arbiterq_client::broker).
 
+mod queue;
 mod topology;
 
+pub(crate) use queue::{Came, RequestQueue};
 pub use topology::{DeclareError, Topology};
 
-use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
-use std::str::FromStr;
-use std::time::Duration;
-
-/// A call that the broker answers takes no longer.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
-
-/// Where a broker is, with the credentials for it. Shown without them.
-#[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(AMQPUri);
-
-/// A text that is no URL of a broker. It is not repeated: it may hold a password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the URL of a RabbitMQ broker: {0}")]
-pub struct InvalidBrokerUrl(String);
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// It cannot be reached, or does not let us in.
-    #[error("{url}: {source}")]
-    Failed {
-        /// Where.
-        url: BrokerUrl,
-        /// What the library says.
-        source: Box<lapin::Error>,
-    },
-    /// It did not answer.
-    #[error("{url}: no answer within {}s", CALL_LIMIT.as_secs())]
-    NoAnswer {
-        /// Where.
-        url: BrokerUrl,
-    },
-}
-
-impl BrokerUrl {
-    /// The virtual host.
-    pub fn vhost(&self) -> &str {
-        &self.0.vhost
-    }
-
-    /// A connection, which the broker shows under `name`.
-    ///
-    /// # Errors
-    /// The broker cannot be reached, does not let us in, or does not answer.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is left behind.
-    pub async fn connect(&self, name: &str) -> Result<Connection, ConnectError> {
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match tokio::time::timeout(CALL_LIMIT, Connection::connect_uri(self.0.clone(), properties)).await {
-            Ok(connected) => connected
-                .map_err(|source| ConnectError::Failed { url: self.clone(), source: Box::new(source) }),
-            Err(_) => Err(ConnectError::NoAnswer { url: self.clone() }),
-        }
-    }
-}
-
-impl FromStr for BrokerUrl {
-    type Err = InvalidBrokerUrl;
-
-    fn from_str(text: &str) -> Result<Self, InvalidBrokerUrl> {
-        if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
-            return Err(InvalidBrokerUrl("it begins with amqp:// or amqps://".into()));
-        }
-        let wrong = |_| InvalidBrokerUrl("write amqp://user:password@host:port/%2f".into());
-        let mut uri = AMQPUri::from_str(text).map_err(wrong)?;
-        // By the letter of the scheme's specification a path of nothing is the host named "", which nobody has.
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".into();
-        }
-        Ok(Self(uri))
-    }
-}
-
-impl std::fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
-        write!(f, "{scheme}://{}:{}/{}", authority.host, authority.port, vhost.replace('/', "%2f"))
-    }
-}
-
-impl std::fmt::Debug for BrokerUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn read_and_shown_without_its_password() {
-        for (text, shown) in [
-            ("amqp://me:hunter2@host", "amqp://host:5672/%2f"),
-            ("amqp://me:hunter2@host:99/", "amqp://host:99/%2f"),
-            ("amqp://me:hunter2@host:99/%2f", "amqp://host:99/%2f"),
-            ("amqps://me:hunter2@host/jobs", "amqps://host:5671/jobs"),
-        ] {
-            let url: BrokerUrl = text.parse().unwrap();
-            assert_eq!(url.to_string(), shown);
-            assert_eq!(format!("{url:?}"), shown);
-        }
-        for text in [
-            "me:hunter2@host",
-            "tcp://me:hunter2@host",
-            "amqp://me:hunter2@:x",
-            "amqp://me:hunter2@host:99999",
-        ] {
-            let error = text.parse::<BrokerUrl>().unwrap_err();
-            assert!(!error.to_string().contains("hunter2"), "{error}");
-        }
-    }
-}
+pub use arbiterq_client::broker::{BrokerError, BrokerUrl, ConnectError, InvalidBrokerUrl};

@@ -4,8 +4,8 @@
 //! is there already changes nothing. What is there with another type or argument is an error that names both: RabbitMQ
 //! says so itself, and changes nothing of its own accord.
 
-use super::CALL_LIMIT;
 use crate::log::record::Policy;
+use arbiterq_client::broker::CALL_LIMIT;
 use arbiterq_client::wire::rabbitmq::{
     DEAD_LETTERS, REQUESTS_EXCHANGE, checkpoints_stream, grants_stream, requests_queue,
 };
@@ -56,6 +56,12 @@ pub enum DeclareError {
         what: String,
         /// Both sides, as the broker says it.
         said: String,
+    },
+    /// It is not there.
+    #[error("{what} is not there")]
+    Missing {
+        /// What was looked for.
+        what: String,
     },
     /// The user may not.
     #[error("{what}: {said}")]
@@ -149,6 +155,29 @@ impl Topology {
         Ok(self.items.len())
     }
 
+    /// Looks that all of it is there, and as it must be. Declares nothing.
+    ///
+    /// Types and arguments are compared by the broker, for who may declare; a user with fewer rights is told what is
+    /// missing, and not what is different.
+    ///
+    /// # Errors
+    /// The first that is missing or different.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn check(&self, connection: &Connection) -> Result<(), DeclareError> {
+        for item in &self.items {
+            // What the broker refuses ends the channel.
+            let channel = answered("a channel", connection.create_channel()).await?;
+            answered(item, item.look(&channel)).await?;
+            match answered(item, item.declare(&channel)).await {
+                Err(DeclareError::NotAllowed { .. }) => {}
+                declared => declared?,
+            }
+        }
+        Ok(())
+    }
+
     /// As the broker's own `definitions.json`, for one of its virtual hosts.
     pub fn definitions(&self, vhost: &str) -> Value {
         let (mut exchanges, mut queues, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
@@ -187,6 +216,22 @@ async fn answered<T>(
 }
 
 impl Item {
+    /// An error if it is not there; of bindings nothing is known but by declaring them.
+    async fn look(&self, channel: &Channel) -> lapin::Result<()> {
+        match self {
+            Self::Exchange { name, .. } => {
+                let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+                let kind = ExchangeKind::Direct;
+                channel.exchange_declare((*name).into(), kind, options, FieldTable::default()).await
+            }
+            Self::Queue { name, .. } => {
+                let options = QueueDeclareOptions { passive: true, ..Default::default() };
+                channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.map(drop)
+            }
+            Self::Binding { .. } => Ok(()),
+        }
+    }
+
     async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         match self {
             Self::Exchange { name, fanout } => {
@@ -250,6 +295,7 @@ impl DeclareError {
                 AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
                     return Self::Different { what, said: text };
                 }
+                AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return Self::Missing { what },
                 AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
                     return Self::NotAllowed { what, said: text };
                 }

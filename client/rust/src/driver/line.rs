@@ -6,7 +6,7 @@
 use crate::client::Place;
 use crate::clock::Micros;
 use crate::core::Address;
-use crate::transport::{Connection, ConnectionId, Incoming, connect};
+use crate::transport::{Connection, ConnectionId, Incoming, Lines, connect};
 use crate::wire::Request;
 use std::io;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub(super) struct Line {
     next_attempt: Micros,
     last_error: Option<String>,
     refused: bool,
-    out: Vec<u8>,
+    out: Lines,
 }
 
 impl Line {
@@ -62,24 +62,23 @@ impl Line {
             next_attempt: 0,
             last_error: None,
             refused: false,
-            out: Vec::new(),
+            out: Lines::default(),
         }
     }
 
     /// The address of the present connection.
     pub(super) fn address(&self) -> Option<Address> {
-        self.current.as_ref().map(|current| Address { reply_to: None, peer: current.peer.clone() })
+        self.current.as_ref().map(Connection::address)
     }
 
     pub(super) fn is_current(&self, id: ConnectionId) -> bool {
-        self.current.as_ref().is_some_and(|current| current.id == id)
+        self.current.as_ref().is_some_and(|current| current.id() == id)
     }
 
     /// Queues a message for the present connection; without one it is not sent. Whether there is one.
     pub(super) fn send(&mut self, request: &Request) -> bool {
         if self.current.is_some() {
-            self.out.extend_from_slice(&request.encode());
-            self.out.push(b'\n');
+            self.out.push(request);
         }
         self.current.is_some()
     }
@@ -138,7 +137,7 @@ impl Line {
         self.connecting = None;
         match made.map_err(io::Error::other).and_then(|made| made) {
             Ok(connection) => {
-                self.out.clear();
+                self.out = Lines::default();
                 self.earlier.extend(self.current.replace(connection));
                 self.another_wanted = false;
                 (self.failed, self.last_error, self.refused) = (0, None, false);
@@ -170,7 +169,7 @@ impl Line {
     /// The present connection is over.
     pub(super) fn lost(&mut self, now: Micros) {
         self.current = None;
-        self.out.clear();
+        self.out = Lines::default();
         // An arbiter that takes connections and drops them is not to be run against in a tight loop.
         self.next_attempt = self.next_attempt.max(now + RETRY_FIRST / 2 + (self.seed >> 33) % RETRY_FIRST);
     }
@@ -185,7 +184,7 @@ impl Line {
 
     /// An earlier connection is over.
     pub(super) fn earlier_ended(&mut self, id: ConnectionId) {
-        self.earlier.retain(|connection| connection.id != id);
+        self.earlier.retain(|connection| connection.id() != id);
     }
 
     /// Every session has moved to the present connection, if there is one; else they are where they were.

@@ -11,7 +11,7 @@ pub(crate) use handle::{Command, Handle};
 
 use crate::client::{Config, Place};
 use crate::clock::{Clock, Micros, Timer, micros};
-use crate::core::{End, Event, Output, RequestId, SessionConfig, SessionCore};
+use crate::core::{Address, End, Event, Output, RequestId, SessionConfig, SessionCore};
 use crate::error::{Error, ErrorKind};
 use crate::transport::{ConnectionId, Incoming};
 use crate::wire::{
@@ -355,6 +355,11 @@ impl Driver {
             }
             Incoming::Unreadable if self.line.is_current(connection) => self.given_up(now),
             Incoming::Unreadable => {}
+            // Whoever waits for the first answer hears it at once; what the others have asked is asked again.
+            Incoming::Unroutable(met) if self.ready.is_some() => {
+                self.started(Err(Error::no_arbiter(&self.place, met)));
+            }
+            Incoming::Unroutable(met) => tracing::warn!(met, "a request did not reach any arbiter; it is sent again"),
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
         }
@@ -471,11 +476,12 @@ impl Driver {
                     None => tracing::error!("the system gives no random numbers: no session can be opened"),
                 },
                 Output::AttachWanted { fresh: true } => self.line.want_another(),
-                Output::AttachWanted { fresh: false } => {
-                    if let Some(address) = self.line.address() {
-                        self.core(partition).connected(now, address);
-                    }
-                }
+                Output::AttachWanted { fresh: false } => match self.line.address() {
+                    // Where replies go to an address of its own, that serves one attach.
+                    Some(Address { reply_to: Some(_), .. }) => self.line.want_another(),
+                    Some(address) => self.core(partition).connected(now, address),
+                    None => {}
+                },
                 Output::Event(event) => self.event(partition, event),
             }
         }

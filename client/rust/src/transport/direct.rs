@@ -1,6 +1,6 @@
 //! Lines over TCP, over a Unix socket, or over channels within a program.
 
-use super::Link;
+use super::{ConnectionId, Incoming, Link};
 use crate::client::Place;
 use crate::url::Url;
 use crate::wire::{REPLY_BYTES_MAX, Reply};
@@ -16,20 +16,6 @@ use tokio::task::AbortHandle;
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-
-/// A connection's number, so that what came on an earlier one is told apart.
-pub(crate) type ConnectionId = u64;
-
-/// What a connection brings.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    /// Messages, in order.
-    Replies(Vec<Reply>),
-    /// What came is no message: nothing that comes on it is taken any more. It is still open.
-    Unreadable,
-    /// The other side has ended it.
-    Ended,
-}
 
 /// A connection to the arbiter. Dropping it writes what waits, then closes.
 #[derive(Debug)]
@@ -120,6 +106,8 @@ pub(crate) async fn connect(
             let peer = presence.then(|| format!("pid:{}", std::process::id()));
             Ok(start(id, peer, read, Out::Unix(write), incoming))
         }
+        #[cfg(feature = "rabbitmq")]
+        Place::At(Url::RabbitMq(_)) => unreachable!("another transport's"),
         Place::Here(connector) => Ok(start_channels(id, connector.connect()?, presence, incoming)),
     }
 }

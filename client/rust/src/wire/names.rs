@@ -343,6 +343,8 @@ pub enum PrincipalBy {
     UnixPeer,
     /// The program that the arbiter runs in.
     InProcess,
+    /// The user whose connection to the broker it is, as the broker says.
+    BrokerUser,
 }
 
 /// Why something was refused, ended, released or lost. One word, one meaning, in every message and record.

@@ -1,0 +1,417 @@
+//! A partition's arbiter at a RabbitMQ broker: standby and active, as the broker says, for as long as the process lives.
+//!
+//! ```text
+//!  ┌► connect ─► read the log to its end ─► consume the requests: standby ─► the first delivery: active ─┐
+//!  └───────────── whatever ends it: all that is speculative is dropped with the connection ◄─────────────┘
+//! ```
+//!
+//! What was read of the log stays: the next connection reads on from there. The consumer is opened only when the log has
+//! been read to its end: an arbiter that is given its turn before that would meet old epochs in what it has still to
+//! read, and take each for a rival's.
+
+use super::{Ready, ServeConfig, ServeError, genesis, panicked, random};
+use crate::clock::Clock;
+use crate::log::chain::{ChainTip, Sealed};
+use crate::log::file::Opened;
+use crate::log::record::Policy;
+use crate::log::stream::{Heard, StreamLog};
+use crate::partition::{Activation, Partition, PartitionConfig, Role, StepDown};
+use crate::state::State;
+use crate::transport::rabbitmq::{BrokerError, BrokerUrl, Came, ConnectError, RequestQueue, Topology};
+use arbiterq_client::wire::{LogId, Nonce, Nudge, Request, RequestBody};
+use futures_util::FutureExt;
+use lapin::Connection;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Deliveries that the broker sends ahead.
+const PREFETCH: u16 = 1000;
+/// Messages and entries taken before the log is given what they made.
+const BATCH_MAX: usize = 256;
+/// Where nothing was heard of the log for so long, a standby asks whether it is its turn.
+const NUDGE_EVERY: Duration = Duration::from_secs(1);
+/// An append or a tick that has not come back by then ends the activity: longer than a queue's change of leader takes.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// Between attempts to connect: doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// A connection that is given up is not waited for any longer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Serves every partition until `shutdown` completes, then finishes what was taken.
+pub(super) async fn serve(
+    url: BrokerUrl,
+    config: ServeConfig,
+    policies: watch::Receiver<Policy>,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), ServeError> {
+    // What is missing or different is said at once; what fails later is tried again.
+    let connection = url.connect("arbiter serve").await?;
+    Topology::new(config.partitions, &config.partition.policy).check(&connection).await?;
+    drop(timeout(CLOSE_LIMIT, connection.close(200, "".into())).await);
+
+    let (stop, stopped) = watch::channel(false);
+    let (mut loops, mut ready_when) = (JoinSet::new(), Vec::new());
+    for number in 0..config.partitions {
+        let setup = Setup {
+            url: url.clone(),
+            number,
+            partitions: config.partitions,
+            config: config.partition.clone(),
+            clock: Clock::system(),
+            policies: policies.clone(),
+            stop: stopped.clone(),
+        };
+        let (follows, is_following) = oneshot::channel();
+        ready_when.push(is_following);
+        loops.spawn(run(setup, follows));
+    }
+    let all_ready = async {
+        let mut partitions = Vec::new();
+        for follows in ready_when {
+            // One that failed before says why when it is joined.
+            let Ok(records) = follows.await else { return std::future::pending().await };
+            partitions.push(Opened { records, ..Opened::default() });
+        }
+        ready(Ready { url: url.to_string(), partitions });
+        shutdown.await;
+    };
+    let result = tokio::select! {
+        () = all_ready => Ok(()),
+        Some(ended) = loops.join_next() => ended.map_err(panicked).and_then(|ended| ended),
+    };
+    let _ = stop.send(true);
+    let finish = async {
+        let mut result = result;
+        while let Some(ended) = loops.join_next().await {
+            // What failed first says why.
+            result = result.and(ended.map_err(panicked).and_then(|ended| ended));
+        }
+        result
+    };
+    let limit = config.shutdown_timeout;
+    timeout(limit, finish).await.unwrap_or(Err(ServeError::ShutdownTimeout(limit)))
+}
+
+/// What a partition's arbiter is told.
+#[derive(Clone)]
+struct Setup {
+    url: BrokerUrl,
+    number: u32,
+    partitions: u32,
+    config: PartitionConfig,
+    clock: Clock,
+    policies: watch::Receiver<Policy>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Why a connection is over. The next one goes on.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+    #[error("activity ended: {0}")]
+    SteppedDown(StepDown),
+    /// It does not: the process ends.
+    #[error("{0}")]
+    Fatal(ServeError),
+}
+
+impl From<ServeError> for Over {
+    fn from(error: ServeError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// What has been read of a log and counts.
+struct Follower {
+    state: State,
+    /// Where the entry is whose last record is the tip.
+    tip_at: Option<u64>,
+}
+
+impl Follower {
+    /// An entry, as the log says it next. Whether it counts.
+    fn take(&mut self, offset: u64, records: &[Sealed]) -> bool {
+        let counts = self.state.tip().extend(records);
+        if counts {
+            records.iter().for_each(|sealed| self.state.fold(sealed));
+            self.tip_at = Some(offset);
+        }
+        counts
+    }
+}
+
+/// Serves until it is told to stop. `ready` is told once, when the log was read to its end and requests are waited for:
+/// how many records that was.
+async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError> {
+    let mut arbiter = Arbiter {
+        follower: Follower { state: State::new(ChainTip::before(0)), tip_at: None },
+        ready: Some(ready),
+        heard: Instant::now(),
+        setup,
+    };
+    let mut failed = 0;
+    loop {
+        let name = format!("arbiter serve, partition {}", arbiter.setup.number);
+        let mut stop = arbiter.setup.stop.clone();
+        let connected = tokio::select! {
+            connected = arbiter.setup.url.connect(&name) => connected,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let served = match connected {
+            Ok(connection) => {
+                failed = 0;
+                let served = arbiter.serve(&connection).await;
+                // With the connection go the consumer, what it had, and whatever was still under way.
+                let closed = timeout(CLOSE_LIMIT, connection.close(200, "".into()));
+                drop(closed.await);
+                served
+            }
+            Err(error) => Err(error.into()),
+        };
+        let why = match served {
+            Ok(()) => return Ok(()),
+            Err(Over::Fatal(error)) => return Err(error),
+            Err(why) => why,
+        };
+        tracing::warn!(partition = arbiter.setup.number, %why, "the connection to the broker is given up; another follows");
+        let wait = (RETRY_FIRST * 2_u32.pow(failed)).min(RETRY_MAX);
+        failed = (failed + 1).min(10);
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
+}
+
+struct Arbiter {
+    setup: Setup,
+    follower: Follower,
+    ready: Option<oneshot::Sender<u64>>,
+    /// When something of the log was heard.
+    heard: Instant,
+}
+
+impl Arbiter {
+    /// One connection, until it is over.
+    async fn serve(&mut self, connection: &Connection) -> Result<(), Over> {
+        let mut log = StreamLog::attach(connection, self.setup.number, self.follower.tip_at).await?;
+        let records = self.read_to_the_end(&mut log).await?;
+        self.begin(&mut log).await?;
+        self.check_identity()?;
+        let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(records);
+        }
+        tracing::info!(partition = self.setup.number, index = self.follower.state.tip().next_index, "standby");
+        Activity { log, queue, partition: None, stopping: false }.run(self).await
+    }
+
+    /// Everything that is on the log by now. How many records that count.
+    async fn read_to_the_end(&mut self, log: &mut StreamLog) -> Result<u64, Over> {
+        let before = self.follower.state.tip().next_index;
+        let (mut known, tip) = (self.follower.tip_at, self.follower.state.tip());
+        log.mark(Nonce(random()?));
+        loop {
+            match log.next().await? {
+                // Read on from the tip, the tip is what is read first, or the broker has lost what it confirmed.
+                Heard::Entry { offset, records } if known.take().is_some() => {
+                    if records.last().map(|sealed| sealed.hash) != Some(tip.hash) {
+                        return Err(self.truncated().into());
+                    }
+                    self.follower.tip_at = Some(offset);
+                }
+                Heard::Unreadable { .. } | Heard::Marker if known.is_some() => return Err(self.truncated().into()),
+                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
+                Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
+                Heard::Marker => return Ok(self.follower.state.tip().next_index - before),
+            }
+        }
+    }
+
+    fn truncated(&self) -> ServeError {
+        let index = self.follower.state.tip().next_index.saturating_sub(1);
+        ServeError::Truncated { partition: self.setup.number, index }
+    }
+
+    fn unreadable(&self, offset: u64, why: &str) {
+        tracing::warn!(partition = self.setup.number, offset, why, "what is no record stands in the log: void");
+    }
+
+    /// A log that is empty is begun. Of several that do so at once, one genesis counts.
+    async fn begin(&mut self, log: &mut StreamLog) -> Result<(), Over> {
+        if self.follower.state.genesis().is_none() {
+            let (number, partitions) = (self.setup.number, self.setup.partitions);
+            log.append(vec![genesis(LogId(random()?), number, partitions, self.setup.clock.wall())]);
+        }
+        while self.follower.state.genesis().is_none() {
+            match log.next().await? {
+                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
+                Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
+                Heard::Marker => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_identity(&self) -> Result<(), ServeError> {
+        let (number, partitions) = (self.setup.number, self.setup.partitions);
+        let log = arbiterq_client::wire::rabbitmq::grants_stream(number);
+        super::check_identity(log.as_ref(), &self.follower.state, number, partitions)
+    }
+}
+
+/// What is read, consumed and written over one connection.
+struct Activity {
+    log: StreamLog,
+    queue: RequestQueue,
+    /// None while it is a standby.
+    partition: Option<Partition>,
+    stopping: bool,
+}
+
+impl Activity {
+    async fn run(mut self, arbiter: &mut Arbiter) -> Result<(), Over> {
+        let Setup { clock, mut stop, mut policies, .. } = arbiter.setup.clone();
+        // An idle queue does not tell anybody that it is its turn.
+        self.nudge(arbiter);
+        loop {
+            self.carry_out(clock)?;
+            if self.stopping && self.is_finished() {
+                return Ok(());
+            }
+            let takes = !self.stopping && self.partition.as_ref().is_none_or(|partition| !partition.is_full());
+            let wake = self.partition.as_ref().and_then(Partition::next_wake);
+            let nudge_at = arbiter.heard + NUDGE_EVERY;
+            tokio::select! {
+                biased;
+                heard = self.log.next() => {
+                    self.hear(arbiter, heard?);
+                    for _ in 1..BATCH_MAX {
+                        let Some(heard) = self.log.next().now_or_never() else { break };
+                        self.hear(arbiter, heard?);
+                    }
+                }
+                _ = stop.wait_for(|stop| *stop), if !self.stopping => {
+                    self.stopping = true;
+                    if let Some(partition) = &mut self.partition {
+                        partition.finish(clock.uptime());
+                    }
+                }
+                Ok(()) = policies.changed(), if takes && self.is_active() => {
+                    let policy = policies.borrow_and_update().clone();
+                    if let Some(partition) = &mut self.partition {
+                        partition.set_policy(policy, clock.uptime());
+                    }
+                }
+                came = self.queue.next(takes) => {
+                    self.came(arbiter, came?)?;
+                    for _ in 1..BATCH_MAX {
+                        let full = self.partition.as_ref().is_some_and(Partition::is_full);
+                        let Some(came) = self.queue.next(takes && !full).now_or_never() else { break };
+                        self.came(arbiter, came?)?;
+                    }
+                }
+                () = clock.until(wake), if wake.is_some() => {}
+                () = tokio::time::sleep_until(nudge_at), if self.partition.is_none() => self.nudge(arbiter),
+            }
+            if let Some(partition) = &mut self.partition {
+                partition.time(clock.uptime());
+            }
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.partition.as_ref().is_some_and(|partition| partition.role() == Role::Active)
+    }
+
+    /// All that was taken is on the log, answered and acknowledged.
+    fn is_finished(&self) -> bool {
+        let all_known = |partition: &Partition| partition.known() == partition.state().tip();
+        self.partition.as_ref().is_none_or(all_known) && self.queue.is_quiet()
+    }
+
+    fn nudge(&mut self, arbiter: &mut Arbiter) {
+        arbiter.heard = Instant::now();
+        let body = RequestBody::Nudge(Nudge {});
+        self.queue.post(&Request { partition: arbiter.setup.number, auth: None, body });
+    }
+
+    fn hear(&mut self, arbiter: &mut Arbiter, heard: Heard) {
+        arbiter.heard = Instant::now();
+        match heard {
+            Heard::Entry { offset, records } => {
+                arbiter.follower.take(offset, &records);
+                if let Some(partition) = &mut self.partition {
+                    partition.observe(&records, arbiter.setup.clock.uptime());
+                    if partition.role() == Role::Active {
+                        self.queue.set_epoch(partition.state().epoch());
+                    }
+                }
+            }
+            Heard::Unreadable { offset, why } => arbiter.unreadable(offset, &why),
+            Heard::Marker => {}
+        }
+    }
+
+    fn came(&mut self, arbiter: &mut Arbiter, came: Came) -> Result<(), Over> {
+        match came {
+            Came::Delivery(delivery) => {
+                let now = arbiter.setup.clock.uptime();
+                // The first delivery tells that it is this arbiter's turn.
+                let partition = match &mut self.partition {
+                    Some(partition) => partition,
+                    None => self.partition.insert(activated(arbiter)?),
+                };
+                partition.deliver(delivery, now);
+            }
+            Came::Returned(mark) => {
+                if let Some(partition) = &mut self.partition {
+                    partition.returned(mark);
+                }
+            }
+            Came::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Append; then send what is proven, acknowledge, post letters. In this order.
+    fn carry_out(&mut self, clock: Clock) -> Result<(), Over> {
+        let Some(partition) = &mut self.partition else { return Ok(()) };
+        let outputs = partition.outputs(clock.uptime());
+        if let Some(why) = outputs.step_down {
+            return Err(Over::SteppedDown(why));
+        }
+        for entry in outputs.appends {
+            self.log.append(entry.records);
+        }
+        self.queue.send(&outputs.sends);
+        self.queue.finished(&outputs.acks)?;
+        outputs.letters.iter().for_each(|letter| self.queue.post(letter));
+        Ok(())
+    }
+}
+
+/// A partition on what counts by now, whose epoch begins.
+fn activated(arbiter: &mut Arbiter) -> Result<Partition, ServeError> {
+    let Setup { number, config, clock, policies, .. } = &mut arbiter.setup;
+    let policy = policies.borrow_and_update().clone();
+    let config = PartitionConfig {
+        policy,
+        prefetch: PREFETCH.into(),
+        overdue: Some(OVERDUE),
+        returns: true,
+        ..config.clone()
+    };
+    let mut partition = Partition::standby(config, arbiter.follower.state.clone());
+    let activation = Activation { incarnation: Nonce(random()?), secret: random()?, wall: clock.wall() };
+    partition.activate(activation, clock.uptime())?;
+    tracing::info!(partition = number, index = partition.known().next_index, "it is this arbiter's turn: an epoch begins");
+    Ok(partition)
+}

@@ -1,0 +1,237 @@
+//! Messages over a RabbitMQ broker: out to the exchange of requests, in from a queue of this connection's own.
+//!
+//! The queue is exclusive and ends with the connection. Its name serves one connection only: a reply to an earlier one is
+//! lost with its queue, and never taken for this one's.
+
+use super::{ConnectionId, Incoming};
+use crate::broker::{BrokerError, BrokerUrl, ConnectError, Message, Publisher};
+use crate::wire::rabbitmq::{REQUESTS_EXCHANGE, reply_queue};
+use crate::wire::{Nonce, Reply};
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Consumer, ExchangeKind};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+/// Bytes that the broker has not confirmed; beyond it nothing more is sent on the connection.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Messages published at once.
+const BATCH_MAX: usize = 64;
+/// What is under way at the end, and the end itself, are waited for no longer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// A message and the partition that it is for.
+type Line = (u32, Vec<u8>);
+
+/// A connection to the broker. Dropping it publishes what waits, then closes.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// Where replies go.
+    pub(crate) reply_to: String,
+    lines: mpsc::UnboundedSender<Line>,
+    waiting_bytes: Arc<AtomicUsize>,
+    reader: AbortHandle,
+}
+
+impl Connection {
+    /// Sends a message. False if the broker has not taken anything for so long that it is hopeless.
+    pub(crate) fn send(&self, partition: u32, line: Vec<u8>) -> bool {
+        let waiting = self.waiting_bytes.fetch_add(line.len(), Ordering::Relaxed) + line.len();
+        waiting <= WAITING_BYTES_MAX && self.lines.send((partition, line)).is_ok()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Connects. What comes is put into `incoming`, and at the end that it is over.
+pub(crate) async fn connect(
+    url: BrokerUrl,
+    id: ConnectionId,
+    incoming: mpsc::Sender<(ConnectionId, Incoming)>,
+) -> io::Result<Connection> {
+    let broker = url.connect("arbiter client").await.map_err(of_connecting)?;
+    let channel = BrokerError::limited(broker.create_channel()).await.map_err(of_using)?;
+    let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+    let exists = channel.exchange_declare(
+        REQUESTS_EXCHANGE.into(),
+        ExchangeKind::Direct,
+        options,
+        FieldTable::default(),
+    );
+    BrokerError::limited(exists).await.map_err(of_using)?;
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    let reply_to = reply_queue(url.user(), &Nonce(bytes).to_string());
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let declared = channel.queue_declare(reply_to.as_str().into(), options, FieldTable::default());
+    BrokerError::limited(declared).await.map_err(of_using)?;
+    let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
+    let replies =
+        channel.basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default());
+    let replies = BrokerError::limited(replies).await.map_err(of_using)?;
+    let channel = BrokerError::limited(broker.create_channel()).await.map_err(of_using)?;
+    let publisher = Publisher::on(channel).await.map_err(of_using)?;
+
+    let (lines, to_publish) = mpsc::unbounded_channel();
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let writer = Writer {
+        publisher,
+        user: url.user().into(),
+        reply_to: reply_to.as_str().into(),
+        waiting_bytes: waiting_bytes.clone(),
+        under_way: VecDeque::new(),
+        id,
+        incoming: incoming.clone(),
+    };
+    tokio::spawn(async move {
+        if let Err(error) = writer.run(to_publish).await {
+            tracing::debug!(%error, "nothing more is published on this connection");
+        }
+        drop(timeout(CLOSE_LIMIT, broker.close(200, "".into())).await);
+    });
+    let reader = tokio::spawn(async move {
+        let why = read(id, replies, &incoming).await;
+        tracing::debug!(%why, "the connection to the broker is over");
+        let _ = incoming.send((id, Incoming::Ended)).await;
+    });
+    Ok(Connection { id, reply_to, lines, waiting_bytes, reader: reader.abort_handle() })
+}
+
+struct Writer {
+    publisher: Publisher,
+    user: ShortString,
+    reply_to: ShortString,
+    waiting_bytes: Arc<AtomicUsize>,
+    /// How long each message is that was published and not confirmed.
+    under_way: VecDeque<usize>,
+    id: ConnectionId,
+    incoming: mpsc::Sender<(ConnectionId, Incoming)>,
+}
+
+impl Writer {
+    /// Publishes until the connection is dropped, then waits a moment for what is under way.
+    async fn run(mut self, mut lines: mpsc::UnboundedReceiver<Line>) -> Result<(), BrokerError> {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                published = self.publisher.next() => {
+                    let published = published?;
+                    self.confirmed(published.returned.is_some()).await;
+                }
+                taken = lines.recv_many(&mut batch, BATCH_MAX) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|line| self.publish(line));
+                }
+            }
+        }
+        let rest = async {
+            while !self.under_way.is_empty() {
+                self.publisher.next().await?;
+                self.under_way.pop_front();
+            }
+            Ok(())
+        };
+        timeout(CLOSE_LIMIT, rest).await.unwrap_or(Err(BrokerError::NoAnswer))
+    }
+
+    fn publish(&mut self, (partition, body): Line) {
+        self.under_way.push_back(body.len());
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2)
+            .with_user_id(self.user.clone())
+            .with_reply_to(self.reply_to.clone());
+        let key = partition.to_string();
+        self.publisher.publish(Message { exchange: REQUESTS_EXCHANGE, key: &key, mandatory: true, body, properties });
+    }
+
+    /// A message that the broker refuses because its queue is full is sent again by whoever waits for the answer.
+    async fn confirmed(&mut self, came_back: bool) {
+        let bytes = self.under_way.pop_front().unwrap_or(0);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Release);
+        if came_back {
+            let why = format!("no queue is bound to {REQUESTS_EXCHANGE} for that partition: run `arbiter broker init`");
+            let _ = self.incoming.send((self.id, Incoming::Unroutable(why))).await;
+        }
+    }
+}
+
+/// Reads until the connection ends. Says why it did.
+async fn read(
+    id: ConnectionId,
+    mut replies: Consumer,
+    incoming: &mpsc::Sender<(ConnectionId, Incoming)>,
+) -> String {
+    loop {
+        let delivery = match replies.next().await {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(error)) => return error.to_string(),
+            None => return "the broker has ended the consumer".into(),
+        };
+        match Reply::decode(&delivery.data) {
+            // What this library does not know, it ignores.
+            Ok(None) => {}
+            Ok(Some(reply)) => {
+                if incoming.send((id, Incoming::Replies(vec![reply]))).await.is_err() {
+                    return "the client has ended".into();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what came from the arbiter is no message; another connection is made");
+                let _ = incoming.send((id, Incoming::Unreadable)).await;
+                while let Some(Ok(_)) = replies.next().await {}
+                return "it brought what is no message".into();
+            }
+        }
+    }
+}
+
+fn of_connecting(error: ConnectError) -> io::Error {
+    let kind = match &error {
+        ConnectError::NoAnswer { .. } => io::ErrorKind::TimedOut,
+        ConnectError::Failed { source, .. } => kind(source),
+    };
+    io::Error::new(kind, error.to_string())
+}
+
+fn of_using(error: BrokerError) -> io::Error {
+    match &error {
+        BrokerError::Failed(source) if kind(source) == io::ErrorKind::NotFound => {
+            let what = format!("there is no exchange {REQUESTS_EXCHANGE} at the broker: run `arbiter broker init`");
+            io::Error::new(io::ErrorKind::NotFound, what)
+        }
+        BrokerError::Failed(source) => io::Error::new(kind(source), error.to_string()),
+        _ => io::Error::other(error.to_string()),
+    }
+}
+
+/// What the library met, as far as it matters here: what is refused now will be refused again.
+fn kind(error: &lapin::Error) -> io::ErrorKind {
+    match error.kind() {
+        lapin::ErrorKind::IOError(error) => error.kind(),
+        lapin::ErrorKind::ProtocolError(said) => match said.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                io::ErrorKind::PermissionDenied
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        },
+        _ => io::ErrorKind::Other,
+    }
+}
