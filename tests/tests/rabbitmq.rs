@@ -1,6 +1,6 @@
 //! Over a real RabbitMQ broker, started for each test.
 
-use arbiterq_tests::binary::{Running, arbiter_says, command};
+use arbiterq_tests::binary::{Running, Served, arbiter_says, command, run};
 use arbiterq_tests::rabbitmq::Broker;
 use serde_json::Value;
 
@@ -67,4 +67,39 @@ async fn the_printed_definitions_are_what_is_declared() {
     let ended = Running::start(&mut init).ended().await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
     assert_eq!(queues(&broker), imported);
+}
+
+/// What the broker needs is there.
+async fn init(broker: &Broker) {
+    let ended = arbiter_says(&broker.url(), &["broker", "init"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+}
+
+#[tokio::test]
+async fn commands_run_one_at_a_time_and_a_standby_takes_over_from_an_arbiter_that_is_killed() {
+    let broker = Broker::start().await;
+    let url = broker.url();
+    let folder = tempfile::tempdir().unwrap();
+    let missing = Running::start(command().args(["serve", "--url", &url])).ended().await;
+    assert_eq!(missing.code, Some(78), "{}", missing.said);
+    assert!(missing.said.contains("arbiter broker init"), "{}", missing.said);
+    init(&broker).await;
+    let first = Served::start_at(folder.path(), &url).await;
+    first.process.says("an epoch begins").await;
+    let second = Served::start_at(folder.path(), &url).await;
+    assert!(!first.url.contains("guest"), "{}", first.url);
+
+    let mut holds = run(&url, &["db/migrate"], "echo held; read line; echo $line");
+    assert_eq!(holds.line().await, "held");
+    let waits = run(&url, &["db/migrate"], "echo next");
+    waits.says("you are").await;
+    first.process.kill_9().await;
+    second.process.says("an epoch begins").await;
+    use tokio::io::AsyncWriteExt;
+    holds.stdin.as_mut().unwrap().write_all(b"on\n").await.unwrap();
+    let ended = holds.ended().await;
+    assert_eq!((ended.code, ended.out.trim()), (Some(0), "on"), "{}", ended.said);
+    let ended = waits.ended().await;
+    assert_eq!((ended.code, ended.out.trim()), (Some(0), "next"), "{}", ended.said);
+    second.stop().await;
 }
