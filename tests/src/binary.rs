@@ -30,8 +30,16 @@ pub fn arbiter() -> &'static Path {
             Some(profile) => profile,
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = std::process::Command::new(cargo);
+        // What cargo tells a test of its own package; a build script that looks at it would be run again, each time.
+        let of_test = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        for (name, _) in std::env::vars_os() {
+            if of_test.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                build.env_remove(name);
+            }
+        }
         // The whole workspace, so that dependencies have the features with which the tests were built.
-        let built = std::process::Command::new(cargo)
+        let built = build
             .args(["build", "--workspace", "--bin", "arbiter", "--locked", "--profile", profile])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
