@@ -3,14 +3,15 @@
 //! It listens on loopback only, and ends with the value.
 
 use crate::PATIENCE;
-use rustix::process::{Pid, Signal, kill_process_group};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
 /// Debian's scripts, without the wrapper that changes to another user.
@@ -20,10 +21,17 @@ const BIN: &str = "/usr/lib/rabbitmq/bin";
 pub struct Broker {
     folder: TempDir,
     ports: Ports,
+    /// Kills the node and the name server when this process has ended, however it did.
+    guard: Child,
     /// The name server that its node and its tools find each other by. Started here, or the node would leave one behind.
     epmd: Child,
     node: Child,
+    /// Virtual hosts of [`Broker::shared`] that were given out.
+    given: AtomicUsize,
 }
+
+/// Virtual hosts of the broker that tests share; each test takes one.
+const VHOSTS: usize = 80;
 
 #[derive(Clone, Copy)]
 struct Ports {
@@ -47,7 +55,10 @@ impl Broker {
         names.args(["-address", "127.0.0.1", "-port", &epmd.to_string()]);
         let epmd = start(&mut names);
         let node = start(&mut node(folder.path(), ports));
-        let mut broker = Self { folder, ports, epmd, node };
+        let mut guard = Command::new("sh");
+        guard.args(["-c", &format!("read end; kill -9 -{} -{}", node.id(), epmd.id())]).stdin(Stdio::piped());
+        let guard = guard.process_group(0).spawn().expect("a shell");
+        let mut broker = Self { folder, ports, guard, epmd, node, given: AtomicUsize::new(0) };
         let listens = async {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, amqp)).await.is_err() {
                 let ended = broker.node.try_wait().expect("it is ours");
@@ -58,6 +69,27 @@ impl Broker {
         let listens = timeout(PATIENCE, listens).await;
         assert!(listens.is_ok(), "rabbitmq-server does not listen: {}", broker.said());
         broker
+    }
+
+    /// A virtual host of a broker that all tests of this process share. It ends with the process.
+    ///
+    /// # Panics
+    /// If the broker does not start.
+    pub async fn shared() -> String {
+        static SHARED: OnceCell<Broker> = OnceCell::const_new();
+        let start = async {
+            let broker = Self::start().await;
+            broker.ctl(&["eval", &format!(
+                "[begin V = list_to_binary(integer_to_list(N)), rabbit_vhost:add(V, <<\"test\">>), \
+                 rabbit_auth_backend_internal:set_permissions(<<\"guest\">>, V, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>) \
+                 end || N <- lists:seq(0, {VHOSTS})]."
+            )]);
+            broker
+        };
+        let broker = SHARED.get_or_init(|| start).await;
+        let vhost = broker.given.fetch_add(1, Ordering::Relaxed);
+        assert!(vhost < VHOSTS, "more tests than virtual hosts");
+        format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", broker.ports.amqp)
     }
 
     /// Where clients connect, as the administrator.
@@ -90,10 +122,8 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        for process in [&mut self.node, &mut self.epmd] {
-            // The script waits for the node, which is of its group.
-            let group = Pid::from_child(process);
-            let _ = kill_process_group(group, Signal::KILL);
+        drop(self.guard.stdin.take());
+        for process in [&mut self.guard, &mut self.node, &mut self.epmd] {
             let _ = process.wait();
         }
     }

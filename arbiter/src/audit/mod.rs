@@ -1,6 +1,9 @@
-//! What an auditor does with a grant log, without an arbiter, a broker or a network: everything here only reads.
+//! What an auditor does with a grant log, without an arbiter: everything here only reads.
 //!
-//! [`verify`] checks a log against the promises, from the records alone; [`replay`] decides its commands again.
+//! [`verify`] checks a log against the promises, from the records alone; [`replay`] decides its commands again. A log that
+//! is at a broker is copied into a folder first (`export`).
 
+#[cfg(feature = "rabbitmq")]
+pub mod export;
 pub mod replay;
 pub mod verify;

@@ -1,5 +1,8 @@
 //! `audit`: what an auditor does, offline and read-only.
 
+#[cfg(feature = "rabbitmq")]
+mod broker;
+
 use super::folders::log_folders;
 use super::output::{Failure, Output, exit};
 use super::{Global, Outcome};
@@ -19,7 +22,8 @@ use std::process::ExitCode;
 pub(crate) enum Audit {
     /// Check every promise that can be checked from the records alone
     Verify {
-        /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
+        /// The data folder of an arbiter, or the folder of one partition; or the URL of the broker that has the log. An
+        /// arbiter may write to it meanwhile
         source: PathBuf,
         /// Receipts, a line of JSON each, as `run --receipt` writes them: each must be borne out by the log
         #[arg(long = "receipt", value_name = "FILE")]
@@ -27,9 +31,13 @@ pub(crate) enum Audit {
     },
     /// Decide every command again and compare: events, and the memory at each checkpoint
     Replay {
-        /// The data folder of an arbiter, or the folder of one partition. An arbiter may write to it meanwhile
+        /// The data folder of an arbiter, or the folder of one partition; or the URL of the broker that has the log. An
+        /// arbiter may write to it meanwhile
         source: PathBuf,
     },
+    /// Copy a log that is at a broker into a folder, where anyone can check it without the broker
+    #[cfg(feature = "rabbitmq")]
+    Export(broker::Export),
 }
 
 /// Between two lines of progress, in bytes: a few a second on any disk.
@@ -57,6 +65,8 @@ impl Audit {
                 }
             }
             Self::Replay { source } => judge(&source, &output, "replayed", replay),
+            #[cfg(feature = "rabbitmq")]
+            Self::Export(export) => export.run(&output),
         }
     }
 }
@@ -69,6 +79,11 @@ fn judge<R: Display + Serialize>(
     verdict: &str,
     judge: impl Fn(&Path) -> Result<R, Failure>,
 ) -> Outcome {
+    // A log at a broker is judged as a folder that it is copied into.
+    #[cfg(feature = "rabbitmq")]
+    let copied = broker::Copied::of(source)?;
+    #[cfg(feature = "rabbitmq")]
+    let source = copied.as_ref().map_or(source, broker::Copied::folder);
     let judged: Vec<_> = log_folders(source)?.iter().map(|folder| judge(folder)).collect();
     let failures: Vec<_> = judged.iter().filter_map(|judged| judged.as_ref().err()).collect();
     let (last, others) =

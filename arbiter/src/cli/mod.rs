@@ -165,7 +165,7 @@ fn alone(command: impl Future<Output = Outcome>) -> Outcome {
 }
 
 /// Runs a command that uses every processor.
-fn together(command: impl Future<Output = Outcome>) -> Outcome {
+fn together<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(command);
     // What is stuck in a disk that does not answer is not waited for: the time for that is over.

@@ -4,12 +4,11 @@
 //! counts. So an arbiter believes of its own entries what it has read back, and reads everything in the order of the
 //! stream. Offsets in a stream rise and have gaps: they say where to read on, and nothing else.
 
-use crate::log::chain::Sealed;
+use crate::log::chain::{Sealed, UnreadableLine};
 use arbiterq_client::broker::{BrokerError, Message, Publisher};
 use arbiterq_client::wire::Nonce;
 use arbiterq_client::wire::rabbitmq::grants_stream;
 use futures_util::StreamExt;
-use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
@@ -20,11 +19,92 @@ const PREFETCH: u16 = 256;
 /// A message that is no entry begins like this: whoever wrote it wants to know when it has read so far.
 const MARKER: &[u8] = br#"{"marker":"#;
 
+/// Where to begin to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// With the first entry that is there.
+    First,
+    /// With the entry at this offset.
+    At(u64),
+    /// Somewhere near the end.
+    Last,
+}
+
+/// A partition's log at a broker, read only.
+pub struct StreamReader {
+    name: String,
+    channel: Channel,
+    entries: Consumer,
+    /// Deliveries since the last acknowledgement, and the last of them: to acknowledge is to ask for more.
+    unacknowledged: u16,
+    last_tag: u64,
+}
+
+impl StreamReader {
+    /// Reads partition `number`'s log, and whatever is appended to it.
+    ///
+    /// # Errors
+    /// There is no such stream, it may not be read, or the broker does not answer.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn attach(connection: &Connection, number: u32, from: From) -> Result<Self, BrokerError> {
+        let name = grants_stream(number);
+        let channel = BrokerError::limited(connection.create_channel()).await?;
+        BrokerError::limited(channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+        let from = match from {
+            From::At(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
+            From::First => AMQPValue::LongString("first".into()),
+            From::Last => AMQPValue::LongString("last".into()),
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), from);
+        let options = BasicConsumeOptions::default();
+        let entries = channel.basic_consume(name.as_str().into(), "".into(), options, arguments);
+        let entries = BrokerError::limited(entries).await?;
+        Ok(Self { name, channel, entries, unacknowledged: 0, last_tag: 0 })
+    }
+
+    /// The next message and its offset.
+    ///
+    /// # Errors
+    /// The broker is gone, or this is no stream.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn next(&mut self) -> Result<(u64, Vec<u8>), BrokerError> {
+        if self.unacknowledged >= PREFETCH / 2 {
+            self.unacknowledged = 0;
+            let all = BasicAckOptions { multiple: true };
+            BrokerError::limited(self.channel.basic_ack(self.last_tag, all)).await?;
+        }
+        let delivery = self.entries.next().await;
+        let delivery = delivery.ok_or_else(|| BrokerError::Cancelled { queue: self.name.clone() })??;
+        self.unacknowledged += 1;
+        self.last_tag = delivery.delivery_tag;
+        let headers = delivery.properties.headers().as_ref();
+        match headers.and_then(|headers| headers.inner().get("x-stream-offset")) {
+            Some(AMQPValue::LongLongInt(offset)) => Ok((offset.cast_unsigned(), delivery.data)),
+            _ => Err(BrokerError::NoStream { queue: self.name.clone() }),
+        }
+    }
+}
+
+/// A message of the log as an entry; none if it is somebody's marker.
+///
+/// # Errors
+/// What it is not: it is void.
+pub fn entry_of(bytes: &[u8]) -> Result<Option<Vec<Sealed>>, UnreadableLine> {
+    if bytes.starts_with(MARKER) {
+        return Ok(None);
+    }
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
+    lines.map(Sealed::read).collect::<Result<_, _>>().map(Some)
+}
+
 /// A partition's log at a broker: read from some entry on, and written to.
 pub struct StreamLog {
-    name: String,
-    reader: Channel,
-    entries: Consumer,
+    reader: StreamReader,
     publisher: Publisher,
     /// What was appended here and not heard of yet.
     own: VecDeque<Own>,
@@ -34,9 +114,6 @@ pub struct StreamLog {
     read_back: usize,
     /// Read, and kept back until the own ones before are confirmed.
     read: VecDeque<Read>,
-    /// Deliveries since the last acknowledgement, and the last of them: to acknowledge is to ask for more.
-    unacknowledged: u16,
-    last_tag: u64,
 }
 
 struct Own {
@@ -47,7 +124,9 @@ struct Own {
 
 enum Read {
     /// The first of the own ones of which that was not said.
-    Own { offset: u64 },
+    Own {
+        offset: u64,
+    },
     Other(Heard),
 }
 
@@ -73,39 +152,22 @@ pub enum Heard {
 }
 
 impl StreamLog {
-    /// Reads partition `number`'s log from the entry at `from` on, or all of it.
+    /// Reads partition `number`'s log from the entry at `from` on, or all of it, and writes to it.
     ///
     /// # Errors
-    /// There is no such stream, it may not be read or written, or the broker does not answer.
+    /// As [`StreamReader::attach`].
     ///
     /// # Cancel safety
     /// Safe: nothing is written.
-    pub async fn attach(connection: &Connection, number: u32, from: Option<u64>) -> Result<Self, BrokerError> {
-        let name = grants_stream(number);
-        let reader = BrokerError::limited(connection.create_channel()).await?;
-        BrokerError::limited(reader.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-        let from = match from {
-            Some(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
-            None => AMQPValue::LongString("first".into()),
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), from);
-        let options = BasicConsumeOptions::default();
-        let entries = reader.basic_consume(name.as_str().into(), "".into(), options, arguments);
-        let entries = BrokerError::limited(entries).await?;
+    pub async fn attach(
+        connection: &Connection,
+        number: u32,
+        from: Option<u64>,
+    ) -> Result<Self, BrokerError> {
+        let reader = StreamReader::attach(connection, number, from.map_or(From::First, From::At)).await?;
         let publisher = Publisher::on(BrokerError::limited(connection.create_channel()).await?).await?;
-        Ok(Self {
-            name,
-            reader,
-            entries,
-            publisher,
-            own: VecDeque::new(),
-            confirmed: 0,
-            read_back: 0,
-            read: VecDeque::new(),
-            unacknowledged: 0,
-            last_tag: 0,
-        })
+        let (own, read) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { reader, publisher, own, confirmed: 0, read_back: 0, read })
     }
 
     /// Appends an entry. It is heard of by [`next`](Self::next), in its turn.
@@ -126,7 +188,13 @@ impl StreamLog {
     fn publish(&mut self, bytes: Vec<u8>, records: Vec<Sealed>) {
         let properties = BasicProperties::default().with_delivery_mode(2);
         let body = bytes.clone();
-        self.publisher.publish(Message { exchange: "", key: &self.name, mandatory: true, body, properties });
+        self.publisher.publish(Message {
+            exchange: "",
+            key: &self.reader.name,
+            mandatory: true,
+            body,
+            properties,
+        });
         self.own.push_back(Own { bytes, records });
     }
 
@@ -147,16 +215,15 @@ impl StreamLog {
                 published = self.publisher.next() => {
                     let published = published?;
                     if !published.taken || published.returned.is_some() {
-                        return Err(BrokerError::Refused { queue: self.name.clone() });
+                        return Err(BrokerError::Refused { queue: self.reader.name.clone() });
                     }
                     self.confirmed += 1;
                 }
-                delivery = self.entries.next() => match delivery {
-                    Some(delivery) => self.take(delivery?)?,
-                    None => return Err(BrokerError::Cancelled { queue: self.name.clone() }),
-                },
+                read = self.reader.next() => {
+                    let (offset, bytes) = read?;
+                    self.take(offset, &bytes);
+                }
             }
-            self.ask_for_more().await?;
         }
     }
 
@@ -173,38 +240,16 @@ impl StreamLog {
         }
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
-        let offset = delivery.properties.headers().as_ref().and_then(|headers| {
-            match headers.inner().get("x-stream-offset") {
-                Some(AMQPValue::LongLongInt(offset)) => u64::try_from(*offset).ok(),
-                _ => None,
-            }
-        });
-        let Some(offset) = offset else { return Err(BrokerError::NoStream { queue: self.name.clone() }) };
-        self.unacknowledged += 1;
-        self.last_tag = delivery.delivery_tag;
-        let bytes = delivery.data;
+    fn take(&mut self, offset: u64, bytes: &[u8]) {
         if self.own.get(self.read_back).is_some_and(|own| own.bytes == bytes) {
             self.read_back += 1;
-            self.read.push_back(Read::Own { offset });
-        } else if !bytes.starts_with(MARKER) {
-            let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|byte| *byte == b'\n');
-            let records: Result<Vec<_>, _> = lines.map(Sealed::read).collect();
-            self.read.push_back(Read::Other(match records {
-                Ok(records) => Heard::Entry { offset, records },
-                Err(error) => Heard::Unreadable { offset, why: error.to_string() },
-            }));
+            return self.read.push_back(Read::Own { offset });
         }
-        Ok(())
-    }
-
-    /// The broker sends so many ahead and then waits to hear that they were taken.
-    async fn ask_for_more(&mut self) -> Result<(), BrokerError> {
-        if self.unacknowledged >= PREFETCH / 2 {
-            self.unacknowledged = 0;
-            let all = BasicAckOptions { multiple: true };
-            BrokerError::limited(self.reader.basic_ack(self.last_tag, all)).await?;
-        }
-        Ok(())
+        let heard = match entry_of(bytes) {
+            Ok(None) => return,
+            Ok(Some(records)) => Heard::Entry { offset, records },
+            Err(error) => Heard::Unreadable { offset, why: error.to_string() },
+        };
+        self.read.push_back(Read::Other(heard));
     }
 }

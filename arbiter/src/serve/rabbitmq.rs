@@ -209,7 +209,11 @@ impl Arbiter {
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(records);
         }
-        tracing::info!(partition = self.setup.number, index = self.follower.state.tip().next_index, "standby");
+        tracing::info!(
+            partition = self.setup.number,
+            index = self.follower.state.tip().next_index,
+            "standby"
+        );
         Activity { log, queue, partition: None, stopping: false }.run(self).await
     }
 
@@ -227,7 +231,9 @@ impl Arbiter {
                     }
                     self.follower.tip_at = Some(offset);
                 }
-                Heard::Unreadable { .. } | Heard::Marker if known.is_some() => return Err(self.truncated().into()),
+                Heard::Unreadable { .. } | Heard::Marker if known.is_some() => {
+                    return Err(self.truncated().into());
+                }
                 Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
                 Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
                 Heard::Marker => return Ok(self.follower.state.tip().next_index - before),
@@ -241,7 +247,12 @@ impl Arbiter {
     }
 
     fn unreadable(&self, offset: u64, why: &str) {
-        tracing::warn!(partition = self.setup.number, offset, why, "what is no record stands in the log: void");
+        tracing::warn!(
+            partition = self.setup.number,
+            offset,
+            why,
+            "what is no record stands in the log: void"
+        );
     }
 
     /// A log that is empty is begun. Of several that do so at once, one genesis counts.
@@ -286,7 +297,8 @@ impl Activity {
             if self.stopping && self.is_finished() {
                 return Ok(());
             }
-            let takes = !self.stopping && self.partition.as_ref().is_none_or(|partition| !partition.is_full());
+            let takes =
+                !self.stopping && self.partition.as_ref().is_none_or(|partition| !partition.is_full());
             let wake = self.partition.as_ref().and_then(Partition::next_wake);
             let nudge_at = arbiter.heard + NUDGE_EVERY;
             tokio::select! {
@@ -412,6 +424,10 @@ fn activated(arbiter: &mut Arbiter) -> Result<Partition, ServeError> {
     let mut partition = Partition::standby(config, arbiter.follower.state.clone());
     let activation = Activation { incarnation: Nonce(random()?), secret: random()?, wall: clock.wall() };
     partition.activate(activation, clock.uptime())?;
-    tracing::info!(partition = number, index = partition.known().next_index, "it is this arbiter's turn: an epoch begins");
+    tracing::info!(
+        partition = number,
+        index = partition.known().next_index,
+        "it is this arbiter's turn: an epoch begins"
+    );
     Ok(partition)
 }

@@ -25,7 +25,10 @@ impl Listen {
     pub fn parse(text: &str) -> Result<Self, String> {
         #[cfg(feature = "rabbitmq")]
         if text.starts_with("amqp://") || text.starts_with("amqps://") {
-            return text.parse().map(Self::RabbitMq).map_err(|error: crate::transport::rabbitmq::InvalidBrokerUrl| error.to_string());
+            return text
+                .parse()
+                .map(Self::RabbitMq)
+                .map_err(|error: crate::transport::rabbitmq::InvalidBrokerUrl| error.to_string());
         }
         // A client cannot connect to port 0, so its URL does not take it; a listener can.
         let (text, any_port) = match text.strip_suffix(":0") {

@@ -1,11 +1,14 @@
 //! An arbiter for a test of the contract, on any transport.
 
+use crate::rabbitmq::Broker;
 use crate::verifiers::both_are_clean;
 use crate::{Service, log_lines, serve_config, write_folder};
+use arbiterq::audit::export::Export;
 use arbiterq::log::record::{Policy, Rule};
 use arbiterq::partition::PartitionConfig;
 use arbiterq::serve::{Listen, ServeConfig};
 use arbiterq::testing::{InProcess, in_process_with};
+use arbiterq::transport::rabbitmq::{BrokerUrl, Topology};
 use arbiterq_client::wire::{ResourceName, Status, StatusWhat};
 use arbiterq_client::{Builder, Client};
 use std::net::Ipv4Addr;
@@ -22,6 +25,8 @@ pub enum Transport {
     Tcp,
     /// The direct transport over a Unix socket, and a log in a folder.
     Unix,
+    /// A RabbitMQ broker, and a log in a stream there.
+    RabbitMq,
 }
 
 /// What an arbiter is started with.
@@ -47,6 +52,8 @@ pub struct Arbiter {
     /// As it is started, again and again.
     config: ServeConfig,
     running: Running,
+    /// The broker, if it is over one.
+    broker: Option<(BrokerUrl, String)>,
     verified: bool,
 }
 
@@ -83,9 +90,15 @@ impl Arbiter {
         if transport == Transport::Unix {
             config.listen = Listen::Unix(folder.path().join("socket"));
         }
+        let mut broker = None;
+        if transport == Transport::RabbitMq {
+            let (url, text) = declared(&config).await;
+            config.listen = Listen::RabbitMq(url.clone());
+            broker = Some((url, text));
+        }
         let running = match transport {
             Transport::InProcess => Running::InProcess(in_process_with(options.partitions, partition).await),
-            Transport::Tcp | Transport::Unix => {
+            Transport::Tcp | Transport::Unix | Transport::RabbitMq => {
                 let service = Service::start(config.clone()).await.expect("it starts");
                 // Where it is started again it has to be found again.
                 if let Some(address) = service.url.strip_prefix("tcp://") {
@@ -94,14 +107,17 @@ impl Arbiter {
                 Running::Service(service)
             }
         };
-        Self { options, _folder: folder, config, running, verified: false }
+        Self { options, _folder: folder, config, running, broker, verified: false }
     }
 
     /// A client to be put together.
     pub fn builder(&self) -> Builder {
         match &self.running {
             Running::InProcess(arbiter) => Client::over(arbiter.connector()),
-            Running::Service(service) => Client::builder(&service.url),
+            Running::Service(service) => {
+                // What the service says of a broker is without its password.
+                Client::builder(self.broker.as_ref().map_or(&service.url, |(_, url)| url))
+            }
             Running::Not => panic!("the arbiter is down"),
         }
     }
@@ -222,7 +238,12 @@ impl Arbiter {
     pub async fn verified(mut self) -> Vec<Vec<Vec<u8>>> {
         self.verified = true;
         match std::mem::replace(&mut self.running, Running::Not) {
-            Running::Service(service) => service.stop().await.expect("it finishes"),
+            Running::Service(service) => {
+                service.stop().await.expect("it finishes");
+                if let Some((broker, _)) = &self.broker {
+                    copy(broker, &self.config).await;
+                }
+            }
             Running::InProcess(arbiter) => {
                 for number in 0..self.options.partitions {
                     write_folder(&self.config.data.join(number.to_string()), &arbiter.log(number));
@@ -238,6 +259,26 @@ impl Arbiter {
             (0..partitions).map(|number| log_lines(&data.join(number.to_string()))).collect()
         };
         tokio::task::spawn_blocking(verify).await.expect("the log is clean")
+    }
+}
+
+/// A broker where everything is declared that the service needs, and its URL as clients are given it.
+async fn declared(config: &ServeConfig) -> (BrokerUrl, String) {
+    let text = Broker::shared().await;
+    let url: BrokerUrl = text.parse().expect("a URL");
+    let connection = url.connect("tests").await.expect("it is there");
+    let topology = Topology::new(config.partitions, &config.partition.policy);
+    topology.declare(&connection).await.expect("it is declared");
+    (url, text)
+}
+
+/// The logs at a broker, copied to where those of other transports are.
+async fn copy(broker: &BrokerUrl, config: &ServeConfig) {
+    for number in 0..config.partitions {
+        let folder = config.data.join(number.to_string());
+        let mut export = Export::start(broker, number, &folder).await.expect("it can be read");
+        export.to_the_end().await.expect("it can be copied");
+        export.finish().await.expect("it can be written");
     }
 }
 

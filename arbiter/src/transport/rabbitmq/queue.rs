@@ -74,7 +74,8 @@ impl RequestQueue {
         BrokerError::limited(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let publisher = Publisher::on(BrokerError::limited(connection.create_channel()).await?).await?;
         let options = BasicConsumeOptions::default();
-        let deliveries = channel.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default());
+        let deliveries =
+            channel.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default());
         let deliveries = BrokerError::limited(deliveries).await?;
         Ok(Self {
             number,
@@ -177,7 +178,12 @@ impl RequestQueue {
     ) -> Result<Came, BrokerError> {
         // Of one that is too long its beginning tells enough.
         body.truncate(MESSAGE_BYTES_MAX);
-        tracing::debug!(partition = self.number, user = user.map(ShortString::as_str), why, "message refused");
+        tracing::debug!(
+            partition = self.number,
+            user = user.map(ShortString::as_str),
+            why,
+            "message refused"
+        );
         let text = |text: &str| AMQPValue::LongString(LongString::from(text));
         let mut headers = FieldTable::default();
         headers.insert(DEAD_REASON.into(), text(why));
@@ -208,8 +214,7 @@ impl RequestQueue {
 
     /// A letter to the partition itself, at the end of its queue.
     pub(crate) fn post(&mut self, letter: &Request) {
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_user_id(self.user.clone());
+        let properties = BasicProperties::default().with_delivery_mode(2).with_user_id(self.user.clone());
         let (key, body) = (self.name.clone(), letter.encode());
         self.publish(Message { exchange: "", key: &key, mandatory: true, body, properties });
     }
@@ -230,7 +235,8 @@ impl RequestQueue {
 
     fn acknowledge(&mut self) -> Result<(), BrokerError> {
         let mut finished = BTreeSet::new();
-        while let Some(Step::Finished(id)) = self.steps.pop_front_if(|step| matches!(step, Step::Finished(_))) {
+        while let Some(Step::Finished(id)) = self.steps.pop_front_if(|step| matches!(step, Step::Finished(_)))
+        {
             self.delivered.remove(&id);
             finished.insert(id);
         }

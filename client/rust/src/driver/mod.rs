@@ -359,7 +359,9 @@ impl Driver {
             Incoming::Unroutable(met) if self.ready.is_some() => {
                 self.started(Err(Error::no_arbiter(&self.place, met)));
             }
-            Incoming::Unroutable(met) => tracing::warn!(met, "a request did not reach any arbiter; it is sent again"),
+            Incoming::Unroutable(met) => {
+                tracing::warn!(met, "a request did not reach any arbiter; it is sent again")
+            }
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
         }

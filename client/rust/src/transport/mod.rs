@@ -104,9 +104,7 @@ pub(crate) async fn connect(
 ) -> io::Result<Connection> {
     match place {
         #[cfg(feature = "rabbitmq")]
-        Place::At(Url::RabbitMq(url)) => {
-            rabbitmq::connect(url, id, incoming).await.map(Connection::RabbitMq)
-        }
+        Place::At(Url::RabbitMq(url)) => rabbitmq::connect(url, id, incoming).await.map(Connection::RabbitMq),
         place => direct::connect(place, id, presence, incoming).await.map(Connection::Direct),
     }
 }

@@ -79,8 +79,7 @@ pub(crate) async fn connect(
     let declared = channel.queue_declare(reply_to.as_str().into(), options, FieldTable::default());
     BrokerError::limited(declared).await.map_err(of_using)?;
     let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-    let replies =
-        channel.basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default());
+    let replies = channel.basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default());
     let replies = BrokerError::limited(replies).await.map_err(of_using)?;
     let channel = BrokerError::limited(broker.create_channel()).await.map_err(of_using)?;
     let publisher = Publisher::on(channel).await.map_err(of_using)?;
@@ -158,7 +157,13 @@ impl Writer {
             .with_user_id(self.user.clone())
             .with_reply_to(self.reply_to.clone());
         let key = partition.to_string();
-        self.publisher.publish(Message { exchange: REQUESTS_EXCHANGE, key: &key, mandatory: true, body, properties });
+        self.publisher.publish(Message {
+            exchange: REQUESTS_EXCHANGE,
+            key: &key,
+            mandatory: true,
+            body,
+            properties,
+        });
     }
 
     /// A message that the broker refuses because its queue is full is sent again by whoever waits for the answer.
@@ -166,7 +171,9 @@ impl Writer {
         let bytes = self.under_way.pop_front().unwrap_or(0);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Release);
         if came_back {
-            let why = format!("no queue is bound to {REQUESTS_EXCHANGE} for that partition: run `arbiter broker init`");
+            let why = format!(
+                "no queue is bound to {REQUESTS_EXCHANGE} for that partition: run `arbiter broker init`"
+            );
             let _ = self.incoming.send((self.id, Incoming::Unroutable(why))).await;
         }
     }
@@ -213,7 +220,8 @@ fn of_connecting(error: ConnectError) -> io::Error {
 fn of_using(error: BrokerError) -> io::Error {
     match &error {
         BrokerError::Failed(source) if kind(source) == io::ErrorKind::NotFound => {
-            let what = format!("there is no exchange {REQUESTS_EXCHANGE} at the broker: run `arbiter broker init`");
+            let what =
+                format!("there is no exchange {REQUESTS_EXCHANGE} at the broker: run `arbiter broker init`");
             io::Error::new(io::ErrorKind::NotFound, what)
         }
         BrokerError::Failed(source) => io::Error::new(kind(source), error.to_string()),
@@ -226,9 +234,8 @@ fn kind(error: &lapin::Error) -> io::ErrorKind {
     match error.kind() {
         lapin::ErrorKind::IOError(error) => error.kind(),
         lapin::ErrorKind::ProtocolError(said) => match said.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
-                io::ErrorKind::PermissionDenied
-            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+            | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => io::ErrorKind::PermissionDenied,
             AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => io::ErrorKind::NotFound,
             _ => io::ErrorKind::Other,
         },

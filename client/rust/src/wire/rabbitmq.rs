@@ -40,7 +40,9 @@ mod tests {
         assert!(is_reply_queue_of("alice", &reply_queue("alice", "17")));
         // A user may be named with a point, and is not taken for another.
         assert!(is_reply_queue_of("a.b", &reply_queue("a.b", "17")));
-        for queue in ["client.bob.17", "client.alice.", "client.alice", "client.alice.b.17", "arbiter.requests.0", ""] {
+        for queue in
+            ["client.bob.17", "client.alice.", "client.alice", "client.alice.b.17", "arbiter.requests.0", ""]
+        {
             assert!(!is_reply_queue_of("alice", queue), "{queue}");
         }
     }
