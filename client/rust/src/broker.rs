@@ -10,6 +10,7 @@ pub use publisher::{Message, Published, Publisher};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A call that the broker answers takes no longer.
@@ -19,7 +20,7 @@ const HEARTBEAT_S: u16 = 5;
 
 /// Where a broker is, with the credentials for it. Shown without them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(AMQPUri);
+pub struct BrokerUrl(Arc<AMQPUri>);
 
 /// A text that is no URL of a broker. It is not repeated: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +114,7 @@ impl BrokerUrl {
     /// Safe: nothing is left behind.
     pub async fn connect(&self, name: &str) -> Result<Connection, ConnectError> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match tokio::time::timeout(CALL_LIMIT, Connection::connect_uri(self.0.clone(), properties)).await {
+        match tokio::time::timeout(CALL_LIMIT, Connection::connect_uri((*self.0).clone(), properties)).await {
             Ok(connected) => connected
                 .map_err(|source| ConnectError::Failed { url: self.clone(), source: Box::new(source) }),
             Err(_) => Err(ConnectError::NoAnswer { url: self.clone() }),
@@ -135,13 +136,13 @@ impl FromStr for BrokerUrl {
             uri.vhost = "/".into();
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        Ok(Self(uri))
+        Ok(Self(Arc::new(uri)))
     }
 }
 
 impl std::fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        let AMQPUri { scheme, authority, vhost, .. } = &*self.0;
         write!(f, "{scheme}://{}:{}/{}", authority.host, authority.port, vhost.replace('/', "%2f"))
     }
 }

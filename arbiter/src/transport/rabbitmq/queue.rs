@@ -49,6 +49,7 @@ enum Step {
 
 /// What comes.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub(crate) enum Came {
     /// A message of whom the broker knows.
     Delivery(Delivery),
