@@ -3,6 +3,7 @@
 //! It listens on loopback only, and ends with the value.
 
 use crate::PATIENCE;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -55,20 +56,42 @@ impl Broker {
         names.args(["-address", "127.0.0.1", "-port", &epmd.to_string()]);
         let epmd = start(&mut names);
         let node = start(&mut node(folder.path(), ports));
-        let mut guard = Command::new("sh");
-        guard.args(["-c", &format!("read end; kill -9 -{} -{}", node.id(), epmd.id())]).stdin(Stdio::piped());
-        let guard = guard.process_group(0).spawn().expect("a shell");
+        let guard = guard(&node, &epmd);
         let mut broker = Self { folder, ports, guard, epmd, node, given: AtomicUsize::new(0) };
+        broker.listens().await;
+        broker
+    }
+
+    /// Kills the node, with whatever it has not written yet.
+    pub fn kill_9(&mut self) {
+        let group = Pid::from_child(&self.node);
+        kill_process_group(group, Signal::KILL).expect("it runs");
+        self.node.wait().expect("its status");
+    }
+
+    /// Starts the node again that was killed.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_again(&mut self) {
+        self.node = start(&mut node(self.folder.path(), self.ports));
+        // The one before has nothing to kill any more but the name server, which is to stay.
+        let old = std::mem::replace(&mut self.guard, guard(&self.node, &self.epmd));
+        let _ = kill_process_group(Pid::from_child(&old), Signal::KILL);
+        self.listens().await;
+    }
+
+    async fn listens(&mut self) {
+        let amqp = self.ports.amqp;
         let listens = async {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, amqp)).await.is_err() {
-                let ended = broker.node.try_wait().expect("it is ours");
-                assert!(ended.is_none(), "rabbitmq-server ended: {}", broker.said());
+                let ended = self.node.try_wait().expect("it is ours");
+                assert!(ended.is_none(), "rabbitmq-server ended: {}", self.said());
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        let listens = timeout(PATIENCE, listens).await;
-        assert!(listens.is_ok(), "rabbitmq-server does not listen: {}", broker.said());
-        broker
+        let listens = timeout(PATIENCE * 3, listens).await;
+        assert!(listens.is_ok(), "rabbitmq-server does not listen: {}", self.said());
     }
 
     /// A virtual host of a broker that all tests of this process share. It ends with the process.
@@ -118,6 +141,13 @@ impl Broker {
         let log = self.folder.path().join("log").join(format!("{}.log", self.ports.node_name()));
         std::fs::read_to_string(log).unwrap_or_default()
     }
+}
+
+/// Waits for the end of this process, and kills the node and the name server then.
+fn guard(node: &Child, epmd: &Child) -> Child {
+    let mut guard = Command::new("sh");
+    guard.args(["-c", &format!("read end; kill -9 -{} -{}", node.id(), epmd.id())]).stdin(Stdio::piped());
+    guard.process_group(0).spawn().expect("a shell")
 }
 
 impl Drop for Broker {
