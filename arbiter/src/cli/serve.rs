@@ -124,8 +124,7 @@ impl Reload {
         let Loaded { settings, effective } = loaded;
         let changed = |(was, is): (&Effective, &Effective)| (was.value != is.value).then_some(is.key);
         let changed: Vec<_> = self.effective.iter().zip(&effective).filter_map(changed).collect();
-        let filter = EnvFilter::builder().parse_lossy(&settings.log.level);
-        if let Err(error) = self.level.reload(filter) {
+        if let Err(error) = self.level.reload(filter(&settings.log.level)) {
             tracing::error!("log level not changed: {error}");
         }
         self.policy.send_if_modified(|policy| {
@@ -163,9 +162,16 @@ fn notify(state: &str) {
     }
 }
 
+/// What is said of a level, or of levels by module. What a library for brokers says is said only if it is asked for: of
+/// whatever ends a connection the service tells itself, once.
+fn filter(level: &str) -> EnvFilter {
+    let level = if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=off") };
+    EnvFilter::builder().parse_lossy(level)
+}
+
 /// The service's own log, on standard error; the handle changes its level.
 fn start_log(log: &Log) -> reload::Handle<EnvFilter, Registry> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::builder().parse_lossy(&log.level));
+    let (filter, handle) = reload::Layer::new(filter(&log.level));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match log.format {
         LogFormat::Text => lines.with_ansi(super::output::colour_err()).boxed(),

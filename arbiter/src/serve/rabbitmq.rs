@@ -153,6 +153,7 @@ async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError
     let mut arbiter = Arbiter {
         follower: Follower { state: State::new(ChainTip::before(0)), tip_at: None },
         ready: Some(ready),
+        followed: false,
         heard: Instant::now(),
         setup,
     };
@@ -166,7 +167,6 @@ async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError
         };
         let served = match connected {
             Ok(connection) => {
-                failed = 0;
                 let served = arbiter.serve(&connection).await;
                 // With the connection go the consumer, what it had, and whatever was still under way.
                 let closed = timeout(CLOSE_LIMIT, connection.close(200, "".into()));
@@ -175,6 +175,9 @@ async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError
             }
             Err(error) => Err(error.into()),
         };
+        if std::mem::take(&mut arbiter.followed) {
+            failed = 0;
+        }
         let why = match served {
             Ok(()) => return Ok(()),
             Err(Over::Fatal(error)) => return Err(error),
@@ -194,6 +197,8 @@ struct Arbiter {
     setup: Setup,
     follower: Follower,
     ready: Option<oneshot::Sender<u64>>,
+    /// The last connection was of use: on it the log was read to its end.
+    followed: bool,
     /// When something of the log was heard.
     heard: Instant,
 }
@@ -206,6 +211,7 @@ impl Arbiter {
         self.begin(&mut log).await?;
         self.check_identity()?;
         let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
+        self.followed = true;
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(records);
         }
