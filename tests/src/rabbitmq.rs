@@ -80,8 +80,9 @@ impl Broker {
     pub async fn start_again(&mut self) {
         self.node = start(&mut node(self.folder.path(), self.ports));
         // The one before has nothing to kill any more but the name server, which is to stay.
-        let old = std::mem::replace(&mut self.guard, guard(&self.node, &self.epmd));
+        let mut old = std::mem::replace(&mut self.guard, guard(&self.node, &self.epmd));
         let _ = kill_process_group(Pid::from_child(&old), Signal::KILL);
+        let _ = old.wait();
         self.listens().await;
     }
 

@@ -1,8 +1,15 @@
 //! Over a real RabbitMQ broker, started for each test.
 
+use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
+use arbiterq_client::{Client, Outcome};
+use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command, run};
 use arbiterq_tests::rabbitmq::Broker;
+use arbiterq_tests::verifiers::both_are_clean;
+use lapin::BasicProperties;
 use serde_json::Value;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Names and types of the queues there.
 fn queues(broker: &Broker) -> Vec<String> {
@@ -102,4 +109,102 @@ async fn commands_run_one_at_a_time_and_a_standby_takes_over_from_an_arbiter_tha
     let ended = waits.ended().await;
     assert_eq!((ended.code, ended.out.trim()), (Some(0), "next"), "{}", ended.said);
     second.stop().await;
+}
+
+/// Publishes bodies to the request queue as a user, with properties, over a connection of its own.
+struct Stranger {
+    publisher: Publisher,
+    _connection: lapin::Connection,
+}
+
+impl Stranger {
+    async fn connect(url: &str) -> Self {
+        let url: BrokerUrl = url.parse().unwrap();
+        let connection = url.connect("stranger").await.unwrap();
+        let publisher = Publisher::on(connection.create_channel().await.unwrap()).await.unwrap();
+        Self { publisher, _connection: connection }
+    }
+
+    /// Whether the broker took it.
+    async fn says(&mut self, body: impl Into<Vec<u8>>, properties: BasicProperties) -> bool {
+        let (exchange, body) = ("arbiter.requests", body.into());
+        self.publisher.publish(Message { exchange, key: "0", mandatory: true, body, properties });
+        self.publisher.next().await.is_ok_and(|published| published.taken)
+    }
+}
+
+/// How many messages there are of which nobody could read anything.
+fn buried(broker: &Broker) -> u64 {
+    let listed = broker.ctl(&["list_queues", "--no-table-headers", "name", "messages"]);
+    let dead = listed.lines().find_map(|line| line.strip_prefix("arbiter.dead"));
+    dead.expect("it is declared").trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn who_lies_to_the_arbiter_is_not_answered_for_others_and_disturbs_nobody() {
+    let broker = Broker::start().await;
+    let url = broker.url();
+    init(&broker).await;
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start_at(folder.path(), &url).await;
+    let client = Client::connect(&url).await.unwrap();
+    let held = client.acquire("held").await.unwrap();
+
+    let mut stranger = Stranger::connect(&url).await;
+    let by = |user: &str| BasicProperties::default().with_user_id(user.into());
+    let status = r#"{"v":1,"partition":0,"status":{"id":"s","what":"summary"}}"#;
+    // The broker does not take what names another user, and ends the channel.
+    assert!(!Stranger::connect(&url).await.says(status, by("alice")).await);
+    assert!(stranger.says(status, BasicProperties::default()).await);
+    assert!(stranger.says(status, by("guest").with_reply_to("client.alice.17".into())).await);
+    assert!(stranger.says(status, by("guest").with_reply_to("arbiter.requests.0".into())).await);
+    assert!(stranger.says("no message", by("guest")).await);
+    assert!(stranger.says(vec![b'x'; 200_000], by("guest")).await);
+    // Letters of nobody: of a tick and a return that this arbiter has not sent.
+    let nonce = "00112233445566778899aabbccddeeff";
+    let tick =
+        format!(r#"{{"v":1,"partition":0,"tick":{{"nonce":"{nonce}","at":"2099-01-01T00:00:00.000000Z"}}}}"#);
+    assert!(stranger.says(tick, by("guest")).await);
+    let gone = format!(
+        r#"{{"v":1,"partition":0,"gone":{{"nonce":"{nonce}","session":2,"n":0,"cause":"returned"}}}}"#
+    );
+    assert!(stranger.says(gone, by("guest")).await);
+
+    let other = Client::connect(&url).await.unwrap();
+    other.acquire("free").await.unwrap().release().await.unwrap();
+    held.check().expect("it is held");
+    assert_eq!(held.release().await.unwrap(), Outcome::Released);
+    // The broker counts every few seconds.
+    let all_buried = async {
+        while buried(&broker) < 5 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    timeout(PATIENCE, all_buried).await.expect("what could not be read is where operators find it");
+    assert_eq!(buried(&broker), 5, "and nothing else");
+    client.close().await;
+    other.close().await;
+    served.stop().await;
+
+    // The log is judged at the broker, and as a copy; each time the same.
+    let copy = folder.path().join("copy");
+    let copy = copy.to_str().unwrap();
+    let mut verdicts = Vec::new();
+    for _ in 0..2 {
+        let ended = arbiter_says(&url, &["audit", "export", &url, "--to", copy, "--json"]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        verdicts.push(serde_json::from_str::<Value>(ended.out.trim()).unwrap());
+    }
+    assert_eq!(verdicts[0]["records"], verdicts[1]["records"]);
+    assert_eq!((&verdicts[0]["added"], &verdicts[1]["added"]), (&verdicts[0]["records"], &0.into()));
+    for what in ["verify", "replay"] {
+        let of_stream = arbiter_says(&url, &["audit", what, &url, "--json"]).await;
+        let of_copy = arbiter_says(&url, &["audit", what, copy, "--json"]).await;
+        assert_eq!((of_stream.code, of_copy.code), (Some(0), Some(0)), "{}{}", of_stream.said, of_copy.said);
+        let [of_stream, of_copy] = [of_stream, of_copy].map(|ended| {
+            serde_json::from_str::<Value>(ended.out.trim()).unwrap()["records"].as_u64().unwrap()
+        });
+        assert_eq!(of_stream, of_copy);
+    }
+    both_are_clean(copy.as_ref());
 }

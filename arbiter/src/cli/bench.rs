@@ -5,6 +5,9 @@
 //! grants overlapped in it. Beside it stands what nothing can be faster than, measured in the same run: one round
 //! trip over loopback, and one sync where the log is.
 
+#[cfg(feature = "rabbitmq")]
+mod echo;
+
 use super::audit::verify;
 use super::folders::log_folders;
 use super::output::{Failure, Output, Table, duration, exit, for_people};
@@ -27,7 +30,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// `bench`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[cfg(feature = "rabbitmq")]
+    #[command(subcommand)]
+    of: Option<Of>,
     /// Tasks that acquire and release
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: u32,
@@ -43,6 +50,14 @@ pub(crate) struct Bench {
     /// The arbiter's data folder: measures a sync there, and verifies the log at the end
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+/// What else is measured.
+#[cfg(feature = "rabbitmq")]
+#[derive(Debug, clap::Subcommand)]
+enum Of {
+    /// The bare broker: a message there and its answer back, nothing decided and nothing logged
+    Echo(echo::Echo),
 }
 
 /// After a failure: from this, doubled, to [`PAUSE_MAX`].
@@ -61,8 +76,12 @@ const LATENCY_MAX: u64 = 600_000_000;
 
 impl Bench {
     pub(crate) fn run(self, global: &Global) -> Outcome {
+        #[cfg(feature = "rabbitmq")]
+        if let Some(Of::Echo(echo)) = self.of {
+            return echo.run(global);
+        }
         let output = global.output();
-        let measured = together_value(self.measure(global))?;
+        let measured = together(self.measure(global))?;
         let limits = Limits {
             round_trip: round_trip(ROUND_TRIPS)
                 .map_err(|error| Failure::new("io", exit::IO, error.to_string()))?,
@@ -193,15 +212,6 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-fn together_value<T>(measure: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let mut value = None;
-    together(async {
-        value = Some(measure.await?);
-        Ok(ExitCode::SUCCESS)
-    })?;
-    value.ok_or_else(|| Failure::new("defect", exit::SOFTWARE, "nothing was measured"))
 }
 
 /// What all tasks share.

@@ -3,7 +3,7 @@
 use super::config::Given;
 use super::output::{Failure, exit};
 use super::{Global, Outcome};
-use arbiterq::transport::rabbitmq::{BrokerUrl, ConnectError, DeclareError, Topology};
+use arbiterq::transport::rabbitmq::{BrokerError, BrokerUrl, ConnectError, DeclareError, Topology};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +55,12 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         Self::new("no-broker", exit::UNAVAILABLE, error.to_string())
             .help("is it running, and does it know this user? `rabbitmqctl status`, `rabbitmqctl list_users`")
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        Self::new("no-broker", exit::UNAVAILABLE, error.to_string())
     }
 }
 
