@@ -9,7 +9,7 @@ use super::{Global, Outcome, together};
 use arbiterq::log::file::OpenError;
 use arbiterq::log::record::Policy;
 use arbiterq::serve::{Ready, ServeConfig, ServeError, serve_under};
-use arbiterq::settings::{Effective, Loaded, Log, LogFormat, Settings};
+use arbiterq::settings::{Effective, Listen, Loaded, Log, LogFormat, Settings};
 use arbiterq::transport::direct::ListenError;
 use serde_json::json;
 use std::future::Future;
@@ -196,7 +196,11 @@ fn say_ready(output: Output, settings: &Settings, ready: &Ready) {
     let object = json!({"ready": {"url": ready.url, "data": settings.data, "records": records}});
     // Also a program that started us on port 0 reads this line, so it goes to standard output. One that does not
     // read it is no reason to stop.
-    let text = format!("ready at {}, log in {}", ready.url, settings.data.display());
+    let text = match &settings.listen {
+        #[cfg(feature = "rabbitmq")]
+        Listen::RabbitMq(_) => format!("ready at {}, log there, {records} records read", ready.url),
+        _ => format!("ready at {}, log in {}", ready.url, settings.data.display()),
+    };
     let _ = output.write_result(&text, &object);
     notify("READY=1");
 }

@@ -79,7 +79,7 @@ fn each_problem_is_named_with_key_and_source() {
         ("[nonsense]\nentirely = 2", None, "nonsense.entirely", "is no setting"),
         ("url = 7117", None, "url", "is 7117, wanted tcp://"),
         ("url = \"tcp://0.0.0.0:7117\"", None, "url", "beyond this machine"),
-        ("url = \"amqp://me:hunter2@host\"", None, "url", "does not speak amqp"),
+        ("url = \"amqp://me:hunter2@host:x\"", None, "url", "write amqp"),
         ("[url]\nhost = 1", None, "url.host", "is no setting"),
         ("data = \"\"", None, "data", "is empty"),
         ("barrier_interval_ms = 0", None, "barrier_interval_ms", "wanted 1 to 1000"),
@@ -139,4 +139,14 @@ fn a_file_that_is_not_there_is_named() {
     let sources = Sources { file: Some("nowhere/arbiter.toml".into()), ..Sources::default() };
     let problems = load(&sources).unwrap_err();
     assert_eq!((problems.len(), problems[0].source.as_str()), (1, "nowhere/arbiter.toml"));
+}
+
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn a_brokers_password_is_not_shown() {
+    let (_folder, sources) = with_file("url = \"amqp://me:hunter2@host\"");
+    let Loaded { settings, effective } = load(&sources).unwrap();
+    assert!(matches!(settings.listen, Listen::RabbitMq(_)));
+    assert!(!format!("{settings:?} {effective:?}").contains("hunter2"));
+    assert_eq!(effective[0].value, "amqp://host:5672/%2f");
 }
