@@ -2,14 +2,14 @@
 
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
 use arbiterq_client::{Client, Outcome};
-use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command, run};
 use arbiterq_tests::rabbitmq::Broker;
 use arbiterq_tests::verifiers::both_are_clean;
+use arbiterq_tests::{PATIENCE, log_lines};
 use lapin::BasicProperties;
 use serde_json::Value;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Names and types of the queues there.
 fn queues(broker: &Broker) -> Vec<String> {
@@ -207,4 +207,71 @@ async fn who_lies_to_the_arbiter_is_not_answered_for_others_and_disturbs_nobody(
         assert_eq!(of_stream, of_copy);
     }
     both_are_clean(copy.as_ref());
+}
+
+/// `arbiter lock` at a URL, which is killed with its process alone.
+fn lock(url: &str, arguments: &[&str]) -> Running {
+    let mut lock = command();
+    lock.args(["lock", "--url", url, "--json"]).args(arguments).stdin(std::process::Stdio::piped());
+    Running::start(&mut lock)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_dead_keeps_nobody_waiting() {
+    let broker = Broker::start().await;
+    let url = broker.url();
+    init(&broker).await;
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start_at(folder.path(), &url).await;
+    let client = Client::connect(&url).await.unwrap();
+
+    // A dead waiter's grant comes back, and the next one is granted.
+    let held = client.acquire("r").await.unwrap();
+    let dead = lock(&url, &["r"]);
+    dead.says("position").await;
+    let mut next = client.acquire("r").enqueue().await.unwrap();
+    assert_eq!(next.next_position().await.unwrap().position, 2);
+    dead.kill_9().await;
+    let released = Instant::now();
+    held.release().await.unwrap();
+    let held = timeout(PATIENCE, next.granted()).await.expect("nobody waits for a lease").unwrap();
+    let of_waiter = released.elapsed();
+    held.release().await.unwrap();
+
+    // A dead `run`: its guard says so.
+    let mut dead = run(&url, &["r"], "echo held; sleep 60");
+    assert_eq!(dead.line().await, "held");
+    let mut next = client.acquire("r").enqueue().await.unwrap();
+    next.next_position().await.unwrap();
+    dead.kill_9().await;
+    let killed = Instant::now();
+    let held = timeout(PATIENCE, next.granted()).await.expect("its guard has closed").unwrap();
+    let of_run = killed.elapsed();
+    held.release().await.unwrap();
+
+    // A dead holder that asked for it.
+    let mut dead = lock(&url, &["r", "--fail-fast", "2s"]);
+    dead.line().await;
+    let mut next = client.acquire("r").enqueue().await.unwrap();
+    next.next_position().await.unwrap();
+    dead.kill_9().await;
+    let killed = Instant::now();
+    let held = timeout(PATIENCE, next.granted()).await.expect("it fails fast").unwrap();
+    let of_holder = killed.elapsed();
+    held.release().await.unwrap();
+
+    client.close().await;
+    served.stop().await;
+    let copy = folder.path().join("copy");
+    let ended = arbiter_says(&url, &["audit", "export", &url, "--to", copy.to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let log = log_lines(&copy.join("0")).concat();
+    let log = String::from_utf8(log).unwrap();
+    for event in ["suspended", "unreachable", "fail_fast"] {
+        assert!(log.contains(event), "{event}: {log}");
+    }
+    both_are_clean(&copy);
+    println!(
+        "counts: dead waiter {of_waiter:?}, dead run {of_run:?}, dead holder that fails within 2s {of_holder:?}"
+    );
 }

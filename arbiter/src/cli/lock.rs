@@ -35,6 +35,10 @@ pub(crate) struct Lock {
     /// How long the arbiter waits for word from us
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = "60s")]
     lease: Duration,
+    /// Over RabbitMQ: be given up so soon after nobody is found at our end, and not only when the lease is over. What is held
+    /// is then lost also when the broker is away for so long
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    fail_fast: Option<Duration>,
 }
 
 impl Lock {
@@ -42,7 +46,11 @@ impl Lock {
         let output = global.output();
         let resources = resource_names(std::slice::from_ref(&self.resource))?;
         let mut asked_to_end = EndSignal::new()?;
-        let client = Client::builder(global.url()).label(label()).lease(self.lease).connect().await?;
+        let mut builder = Client::builder(global.url()).label(label()).lease(self.lease);
+        if let Some(fail_fast) = self.fail_fast {
+            builder = builder.fail_fast(fail_fast);
+        }
+        let client = builder.connect().await?;
         let partition = partition_for(&client, &resources).await?;
         let wait = if self.try_now { Some(Duration::ZERO) } else { self.wait };
         let mut acquire = client.acquire(self.resource.as_str());

@@ -9,7 +9,7 @@ use super::{Global, Outcome, together};
 use arbiterq::log::file::OpenError;
 use arbiterq::log::record::Policy;
 use arbiterq::serve::{Ready, ServeConfig, ServeError, serve_under};
-use arbiterq::settings::{Effective, Listen, Loaded, Log, LogFormat, Settings};
+use arbiterq::settings::{Effective, Loaded, Log, LogFormat, Settings};
 use arbiterq::transport::direct::ListenError;
 use serde_json::json;
 use std::future::Future;
@@ -198,7 +198,9 @@ fn say_ready(output: Output, settings: &Settings, ready: &Ready) {
     // read it is no reason to stop.
     let text = match &settings.listen {
         #[cfg(feature = "rabbitmq")]
-        Listen::RabbitMq(_) => format!("ready at {}, log there, {records} records read", ready.url),
+        arbiterq::settings::Listen::RabbitMq(_) => {
+            format!("ready at {}, log there, {records} records read", ready.url)
+        }
         _ => format!("ready at {}, log in {}", ready.url, settings.data.display()),
     };
     let _ = output.write_result(&text, &object);

@@ -58,6 +58,7 @@ impl Partition {
                     if let Some(opened) = self.opened(index, id) {
                         self.tell(index, index, ReplyBody::Opened(opened));
                     }
+                    self.may_be_probed(index);
                 }
                 Event::Attached { session, .. } => self.answer_alive(index, *session),
                 Event::Queued { session, seq, .. } => {

@@ -15,6 +15,7 @@ mod answer;
 mod commands;
 mod held;
 mod planted;
+mod probe;
 mod role;
 
 pub use held::{Held, Proof};
@@ -205,6 +206,8 @@ pub struct Partition {
     gones: VecDeque<Nonce>,
     letters_made: u64,
     secret: [u8; 32],
+    /// When to look next whether a session is to be written to.
+    probes: BTreeSet<(Uptime, SessionId)>,
     /// How many replies name a grant of this epoch; kept where replies can come back.
     named: BTreeMap<Token, u32>,
     /// Whose process ends with which connection.
@@ -258,6 +261,7 @@ impl Partition {
             gones: VecDeque::new(),
             letters_made: 0,
             secret: [0; 32],
+            probes: BTreeSet::new(),
             named: BTreeMap::new(),
             present: BTreeMap::new(),
             present_at: BTreeMap::new(),
@@ -400,6 +404,7 @@ impl Partition {
         if self.role != Role::Active {
             return;
         }
+        self.probe(now);
         if self.barrier_due(now) {
             self.seal(Command::Barrier, Vec::new(), now);
             self.advance(now);
@@ -451,7 +456,8 @@ impl Partition {
         let tick = deadline.map(|deadline| resend.map_or(deadline, |resend| resend.max(deadline)));
         let waits = self.plants.has(Planted::TickOnce) && !self.ticks.is_empty();
         let tick = tick.filter(|_| !waits);
-        [barrier, tick, overdue].into_iter().flatten().min()
+        let probe = self.probes.first().map(|(due, _)| *due);
+        [barrier, tick, overdue, probe].into_iter().flatten().min()
     }
 
     /// What is to be done since the last call.

@@ -179,6 +179,8 @@ impl Partition {
 
     /// The waiters that can be granted, the policy, and what came early.
     pub(super) fn after_activation(&mut self, now: Uptime) {
+        let sessions: Vec<_> = self.state.sessions().map(|(session, _)| session).collect();
+        sessions.into_iter().for_each(|session| self.may_be_probed(session));
         if !self.plants.has(Planted::AdvanceOnlyAfter) {
             self.advance(now);
         }
@@ -209,6 +211,7 @@ impl Partition {
         self.renewals.clear();
         self.early.clear();
         self.ticks.clear();
+        self.probes.clear();
         self.gones.clear();
         self.unproven.clear();
         self.activation = None;

@@ -47,6 +47,20 @@ impl State {
         Some(alive)
     }
 
+    /// Whether somebody waits for something that a live session holds.
+    pub fn blocks(&self, session: SessionId) -> bool {
+        let waited_for =
+            |name| self.resources.get(&ResourceKey::new(name)).is_some_and(|known| !known.line.is_empty());
+        self.session(session).is_some_and(|session| {
+            session.requests.iter().any(|(_, live)| match live {
+                Live::Held(token) => self
+                    .grant(token)
+                    .is_some_and(|grant| grant.claims.iter().any(|claim| waited_for(&claim.resource))),
+                Live::Waiting(_) => false,
+            })
+        })
+    }
+
     /// Where a waiting request stands.
     pub fn queued(&self, session: SessionId, seq: Seq, at: Timestamp) -> Option<Queued> {
         let Live::Waiting(place) = self.session(session)?.requests.live(seq)? else { return None };

@@ -83,6 +83,11 @@ impl Session {
         self.lease_ms
     }
 
+    /// How soon it ends once nobody was found at its address, if it asked for that.
+    pub fn fail_fast_ms(&self) -> Option<u64> {
+        self.fail_fast_ms
+    }
+
     /// How many requests may be unanswered, waiting or held.
     pub fn in_flight_max(&self) -> u32 {
         self.in_flight_max

@@ -3,8 +3,10 @@
 //! Not for programs: they name a broker by its URL ([`Client::connect`](crate::Client::connect)). Every call that a broker
 //! answers has a time limit here: one that blocks, or dies, would let it hang.
 
+mod mailbox;
 mod publisher;
 
+pub use mailbox::{Mailbox, MailboxError, Requests};
 pub use publisher::{Message, Published, Publisher};
 
 use lapin::uri::AMQPUri;

@@ -1,7 +1,11 @@
 //! Closes a session of a process that is gone, over a connection of its own.
 
 use arbiterq_client::Url;
+#[cfg(feature = "rabbitmq")]
+use arbiterq_client::broker::{BrokerUrl, Mailbox};
 use arbiterq_client::wire::{Auth, Close, REPLY_BYTES_MAX, Reason, Reply, ReplyBody, Request, RequestBody};
+#[cfg(feature = "rabbitmq")]
+use futures_util::StreamExt;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -22,7 +26,7 @@ pub(super) async fn close_session(url: &str, partition: u32, auth: Auth, limit: 
     line.push(b'\n');
     let tries = async {
         let mut pause = PAUSE;
-        while !matches!(timeout(TRY, try_once(&url, &line, session)).await, Ok(Ok(()))) {
+        while !matches!(timeout(TRY, try_once(&url, partition, &line, session)).await, Ok(Ok(()))) {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -31,7 +35,7 @@ pub(super) async fn close_session(url: &str, partition: u32, auth: Auth, limit: 
     let _ = timeout(limit, tries).await;
 }
 
-async fn try_once(url: &Url, line: &[u8], session: u64) -> io::Result<()> {
+async fn try_once(url: &Url, partition: u32, line: &[u8], session: u64) -> io::Result<()> {
     match url {
         Url::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -39,16 +43,39 @@ async fn try_once(url: &Url, line: &[u8], session: u64) -> io::Result<()> {
             exchange(stream, line, session).await
         }
         Url::Unix(path) => exchange(UnixStream::connect(path).await?, line, session).await,
-        _ => Err(io::ErrorKind::Unsupported.into()),
+        #[cfg(feature = "rabbitmq")]
+        Url::RabbitMq(url) => at_broker(url, partition, line, session).await,
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("partition {partition} over {url}"))),
     }
 }
 
-fn is_final(body: &ReplyBody) -> bool {
-    match body {
+/// Whether a reply says that the session is over or not ours.
+fn is_final(reply: &[u8], session: u64) -> bool {
+    let Ok(Some(reply)) = Reply::decode(reply) else { return false };
+    let body = match reply.body {
         ReplyBody::SessionEnded(_) => true,
         // One that is shutting down has not decided it; the next one will.
         ReplyBody::Refused(refused) => refused.reason != Reason::ShuttingDown,
         _ => false,
+    };
+    body && reply.session.is_none_or(|of| of == session)
+}
+
+/// The same over a broker.
+#[cfg(feature = "rabbitmq")]
+async fn at_broker(url: &BrokerUrl, partition: u32, line: &[u8], session: u64) -> io::Result<()> {
+    let Mailbox { connection: _connection, mut requests, mut replies, .. } =
+        Mailbox::open(url, "arbiter run, its guard").await.map_err(io::Error::other)?;
+    requests.publish(partition, line.trim_ascii_end().to_vec());
+    loop {
+        tokio::select! {
+            published = requests.next() => drop(published.map_err(io::Error::other)?),
+            reply = replies.next() => match reply {
+                Some(Ok(reply)) if is_final(&reply.data, session) => return Ok(()),
+                Some(Ok(_)) => {}
+                _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+            },
+        }
     }
 }
 
@@ -62,10 +89,7 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, line: &[u8], sess
         if (&mut stream).take(limit).read_until(b'\n', &mut reply).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Ok(Some(reply)) = Reply::decode(&reply)
-            && reply.session.is_none_or(|of| of == session)
-            && is_final(&reply.body)
-        {
+        if is_final(&reply, session) {
             return Ok(());
         }
     }

@@ -87,6 +87,10 @@ pub(crate) struct Run {
     /// How long the arbiter waits for word from us; the command is stopped before that
     #[arg(long, value_name = "DUR", value_parser = duration, default_value = "60s")]
     lease: Duration,
+    /// Over RabbitMQ: be given up so soon after nobody is found at our end, and not only when the lease is over. The command
+    /// is then stopped also when the broker is away for so long
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    fail_fast: Option<Duration>,
     /// From TERM to KILL when the command has to stop [default: 5s, at most a third of the lease]
     #[arg(long, value_name = "DUR", value_parser = duration)]
     kill_after: Option<Duration>,
@@ -115,7 +119,7 @@ impl Run {
 
     fn check(&self) -> Result<(), Failure> {
         debug_assert_eq!(LEASE_DEFAULT, Duration::from_secs(60), "the default that --help shows");
-        let third = self.lease / 3;
+        let third = self.fail_fast.map_or(self.lease, |fail_fast| self.lease.min(fail_fast)) / 3;
         match self.kill_after {
             Some(kill_after) if kill_after > third => {
                 let (given, most) = (for_people(kill_after), for_people(third));
@@ -136,15 +140,20 @@ impl Run {
         let url: arbiterq_client::Url = global.url().parse()?;
         let mut child = Child::guard()?;
         // Presence off: the guard, not the end of a connection, says when nothing acts under the grant any more.
-        let builder = Client::builder(global.url()).label(label()).lease(self.lease).presence(false);
+        let mut builder = Client::builder(global.url()).label(label()).lease(self.lease).presence(false);
+        if let Some(fail_fast) = self.fail_fast {
+            builder = builder.fail_fast(fail_fast);
+        }
         let client = tokio::select! {
             client = builder.connect() => client?,
             number = signals.ending() => return Ok(by_signal(number)),
         };
         let partition = partition_for(&client, resources).await?;
         let (session, key, lease) = client.session(partition).await?;
-        let to_close =
-            ToGuard::Session { url: url.to_string(), partition, session, key, lease: micros(lease) };
+        let lease = self.fail_fast.map_or(lease, |fail_fast| lease.min(fail_fast));
+        // As it was given: with whatever the guard needs to be let in.
+        let given = global.url().to_owned();
+        let to_close = ToGuard::Session { url: given, partition, session, key, lease: micros(lease) };
         child.tell(&to_close).await?;
 
         let ticket = self.request(&client, partition, resources).await?.enqueue().await?;

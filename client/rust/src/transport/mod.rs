@@ -9,6 +9,7 @@ mod rabbitmq;
 
 use crate::client::Place;
 use crate::core::Address;
+#[cfg(feature = "rabbitmq")]
 use crate::url::Url;
 use crate::wire::{Reply, Request};
 use std::fmt;

@@ -4,14 +4,12 @@
 //! lost with its queue, and never taken for this one's.
 
 use super::{ConnectionId, Incoming};
-use crate::broker::{BrokerError, BrokerUrl, ConnectError, Message, Publisher};
-use crate::wire::rabbitmq::{REQUESTS_EXCHANGE, reply_queue};
-use crate::wire::{Nonce, Reply};
+use crate::broker::{BrokerError, BrokerUrl, ConnectError, Mailbox, MailboxError, Requests};
+use crate::wire::Reply;
+use crate::wire::rabbitmq::REQUESTS_EXCHANGE;
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::Consumer;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Consumer, ExchangeKind};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -62,39 +60,12 @@ pub(crate) async fn connect(
     id: ConnectionId,
     incoming: mpsc::Sender<(ConnectionId, Incoming)>,
 ) -> io::Result<Connection> {
-    let broker = url.connect("arbiter client").await.map_err(of_connecting)?;
-    let channel = BrokerError::limited(broker.create_channel()).await.map_err(of_using)?;
-    let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
-    let exists = channel.exchange_declare(
-        REQUESTS_EXCHANGE.into(),
-        ExchangeKind::Direct,
-        options,
-        FieldTable::default(),
-    );
-    BrokerError::limited(exists).await.map_err(of_using)?;
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    let reply_to = reply_queue(url.user(), &Nonce(bytes).to_string());
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let declared = channel.queue_declare(reply_to.as_str().into(), options, FieldTable::default());
-    BrokerError::limited(declared).await.map_err(of_using)?;
-    let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-    let replies = channel.basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default());
-    let replies = BrokerError::limited(replies).await.map_err(of_using)?;
-    let channel = BrokerError::limited(broker.create_channel()).await.map_err(of_using)?;
-    let publisher = Publisher::on(channel).await.map_err(of_using)?;
-
+    let mailbox = Mailbox::open(&url, "arbiter client").await.map_err(io_error)?;
+    let Mailbox { connection: broker, reply_to, replies, requests } = mailbox;
     let (lines, to_publish) = mpsc::unbounded_channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    let writer = Writer {
-        publisher,
-        user: url.user().into(),
-        reply_to: reply_to.as_str().into(),
-        waiting_bytes: waiting_bytes.clone(),
-        under_way: VecDeque::new(),
-        id,
-        incoming: incoming.clone(),
-    };
+    let (under_way, waiting) = (VecDeque::new(), waiting_bytes.clone());
+    let writer = Writer { requests, waiting_bytes: waiting, under_way, id, incoming: incoming.clone() };
     tokio::spawn(async move {
         if let Err(error) = writer.run(to_publish).await {
             tracing::debug!(%error, "nothing more is published on this connection");
@@ -110,9 +81,7 @@ pub(crate) async fn connect(
 }
 
 struct Writer {
-    publisher: Publisher,
-    user: ShortString,
-    reply_to: ShortString,
+    requests: Requests,
     waiting_bytes: Arc<AtomicUsize>,
     /// How long each message is that was published and not confirmed.
     under_way: VecDeque<usize>,
@@ -127,7 +96,7 @@ impl Writer {
         loop {
             tokio::select! {
                 biased;
-                published = self.publisher.next() => {
+                published = self.requests.next() => {
                     let published = published?;
                     self.confirmed(published.returned.is_some()).await;
                 }
@@ -141,7 +110,7 @@ impl Writer {
         }
         let rest = async {
             while !self.under_way.is_empty() {
-                self.publisher.next().await?;
+                self.requests.next().await?;
                 self.under_way.pop_front();
             }
             Ok(())
@@ -151,19 +120,7 @@ impl Writer {
 
     fn publish(&mut self, (partition, body): Line) {
         self.under_way.push_back(body.len());
-        let properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_delivery_mode(2)
-            .with_user_id(self.user.clone())
-            .with_reply_to(self.reply_to.clone());
-        let key = partition.to_string();
-        self.publisher.publish(Message {
-            exchange: REQUESTS_EXCHANGE,
-            key: &key,
-            mandatory: true,
-            body,
-            properties,
-        });
+        self.requests.publish(partition, body);
     }
 
     /// A message that the broker refuses because its queue is full is sent again by whoever waits for the answer.
@@ -209,24 +166,20 @@ async fn read(
     }
 }
 
-fn of_connecting(error: ConnectError) -> io::Error {
+fn io_error(error: MailboxError) -> io::Error {
     let kind = match &error {
-        ConnectError::NoAnswer { .. } => io::ErrorKind::TimedOut,
-        ConnectError::Failed { source, .. } => kind(source),
+        MailboxError::Connect(ConnectError::NoAnswer { .. })
+        | MailboxError::Broker(BrokerError::NoAnswer) => io::ErrorKind::TimedOut,
+        MailboxError::Connect(ConnectError::Failed { source, .. })
+        | MailboxError::Broker(BrokerError::Failed(source)) => kind(source),
+        _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, error.to_string())
-}
-
-fn of_using(error: BrokerError) -> io::Error {
-    match &error {
-        BrokerError::Failed(source) if kind(source) == io::ErrorKind::NotFound => {
-            let what =
-                format!("there is no exchange {REQUESTS_EXCHANGE} at the broker: run `arbiter broker init`");
-            io::Error::new(io::ErrorKind::NotFound, what)
-        }
-        BrokerError::Failed(source) => io::Error::new(kind(source), error.to_string()),
-        _ => io::Error::other(error.to_string()),
+    if kind == io::ErrorKind::NotFound {
+        let what =
+            format!("there is no exchange {REQUESTS_EXCHANGE} at the broker: run `arbiter broker init`");
+        return io::Error::new(kind, what);
     }
+    io::Error::new(kind, error.to_string())
 }
 
 /// What the library met, as far as it matters here: what is refused now will be refused again.
