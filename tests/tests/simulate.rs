@@ -43,6 +43,14 @@ fn an_arbiter_reads_the_log_before_its_turn() {
     }
 }
 
+/// A standby's nudges to an active arbiter that has nothing to do wait for no record, which may never come.
+#[test]
+fn nudges_are_not_left_in_the_queue() {
+    let mix = named("roaming").expect("a mix");
+    let ended = run(Setup { seed: 1_014_408, mix, plant: None });
+    assert_eq!(ended.violation, None);
+}
+
 /// Each invariant fails where a rule is wrong that it is there for.
 #[test]
 fn every_invariant_can_fail() {

@@ -21,7 +21,8 @@ impl Partition {
         match (request.body, request.auth) {
             (RequestBody::Tick(tick), _) => self.tick(&tick, &source, now),
             (RequestBody::Gone(gone), _) => self.gone(&gone, &source, now),
-            (RequestBody::Nudge(_), _) => self.read(&source, Answer::Nothing, now),
+            // It says nothing that a record would have to keep, and where nothing happens there is none to wait for.
+            (RequestBody::Nudge(_), _) => self.out.acks.push(id),
             (RequestBody::Open(open), _) => self.open(open, &principal, present, &mut source, now),
             (RequestBody::Status(ask), _) => match source.from.clone() {
                 Some(to) => self.read(&source, Answer::Status { to, ask }, now),
