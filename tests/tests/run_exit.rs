@@ -48,7 +48,7 @@ async fn usage_is_2() {
         &["run", "--lease", "3s", "--kill-after", "2s", "r", "--", "true"],
         &["run", "a\u{7}b", "--", "true"],
         &["run", &name, "--", "true"],
-        &["--url", "amqp://host", "run", "r", "--", "true"],
+        &["--url", "kafka://host", "run", "r", "--", "true"],
         &["run", "--wait", "5", "r", "--", "true"],
     ] {
         let ended = Running::start(command().env("ARBITER_URL", url).args(arguments)).ended().await;
