@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use arbiterq::log::chain::ChainTip;
+use arbiterq::log::chain::{ChainTip, written};
 use arbiterq::partition::{Activation, Address, Delivery, Partition, PartitionConfig};
 use arbiterq::serve::genesis;
 use arbiterq::state::State;
@@ -68,7 +68,7 @@ impl Bench {
         let outputs = self.partition.outputs(self.now);
         self.log_bytes.clear();
         for entry in &outputs.appends {
-            self.log_bytes.extend_from_slice(&entry.bytes());
+            self.log_bytes.extend_from_slice(&written(&entry.records));
         }
         if let Some(last) = outputs.appends.last() {
             self.partition.proven(last.last_index(), self.now);

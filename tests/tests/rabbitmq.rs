@@ -1,5 +1,6 @@
 //! Over a real RabbitMQ broker, started for each test.
 
+use arbiterq::log::stream::{From, StreamReader};
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
 use arbiterq_client::{Client, Outcome};
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command, run};
@@ -7,6 +8,7 @@ use arbiterq_tests::rabbitmq::Broker;
 use arbiterq_tests::verifiers::both_are_clean;
 use arbiterq_tests::{PATIENCE, log_lines};
 use lapin::BasicProperties;
+use rustix::process::Signal;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -111,6 +113,25 @@ async fn commands_run_one_at_a_time_and_a_standby_takes_over_from_an_arbiter_tha
     second.stop().await;
 }
 
+/// An arbiter at a broker of its own.
+struct AtBroker {
+    broker: Broker,
+    url: String,
+    folder: tempfile::TempDir,
+    served: Served,
+}
+
+impl AtBroker {
+    async fn start() -> Self {
+        let broker = Broker::start().await;
+        let url = broker.url();
+        init(&broker).await;
+        let folder = tempfile::tempdir().unwrap();
+        let served = Served::start_at(folder.path(), &url).await;
+        Self { broker, url, folder, served }
+    }
+}
+
 /// Publishes bodies to the request queue as a user, with properties, over a connection of its own.
 struct Stranger {
     publisher: Publisher,
@@ -142,11 +163,7 @@ fn buried(broker: &Broker) -> u64 {
 
 #[tokio::test]
 async fn who_lies_to_the_arbiter_is_not_answered_for_others_and_disturbs_nobody() {
-    let broker = Broker::start().await;
-    let url = broker.url();
-    init(&broker).await;
-    let folder = tempfile::tempdir().unwrap();
-    let served = Served::start_at(folder.path(), &url).await;
+    let AtBroker { broker, url, folder, served } = AtBroker::start().await;
     let client = Client::connect(&url).await.unwrap();
     let held = client.acquire("held").await.unwrap();
 
@@ -218,11 +235,7 @@ fn lock(url: &str, arguments: &[&str]) -> Running {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_dead_keeps_nobody_waiting() {
-    let broker = Broker::start().await;
-    let url = broker.url();
-    init(&broker).await;
-    let folder = tempfile::tempdir().unwrap();
-    let served = Served::start_at(folder.path(), &url).await;
+    let AtBroker { broker: _broker, url, folder, served } = AtBroker::start().await;
     let client = Client::connect(&url).await.unwrap();
 
     // A dead waiter's grant comes back, and the next one is granted.
@@ -275,4 +288,84 @@ async fn who_is_dead_keeps_nobody_waiting() {
     println!(
         "counts: dead waiter {of_waiter:?}, dead run {of_run:?}, dead holder that fails within 1s {of_holder:?}"
     );
+}
+
+/// All messages of the stream that has partition 0's log.
+async fn messages(url: &str) -> Vec<Vec<u8>> {
+    let url: BrokerUrl = url.parse().unwrap();
+    let connection = url.connect("reader").await.unwrap();
+    let mut reader = StreamReader::attach(&connection, 0, From::First).await.unwrap();
+    let mut messages = Vec::new();
+    while let Ok(read) = timeout(Duration::from_secs(1), reader.next()).await {
+        messages.push(read.unwrap().1);
+    }
+    messages
+}
+
+/// Writes partition 0's log to an empty stream.
+async fn write_messages(url: &str, messages: &[Vec<u8>]) {
+    let url: BrokerUrl = url.parse().unwrap();
+    let connection = url.connect("writer").await.unwrap();
+    let mut publisher = Publisher::on(connection.create_channel().await.unwrap()).await.unwrap();
+    for body in messages {
+        let (body, properties) = (body.clone(), BasicProperties::default());
+        publisher.publish(Message {
+            exchange: "",
+            key: "arbiter.grants.0",
+            mandatory: true,
+            body,
+            properties,
+        });
+        assert!(publisher.next().await.unwrap().taken);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_changed_or_lost_at_the_broker_is_found_out() {
+    let AtBroker { broker, url, folder, served } = AtBroker::start().await;
+    let client = Client::connect(&url).await.unwrap();
+    for _ in 0..3 {
+        client.acquire("r").await.unwrap().release().await.unwrap();
+    }
+    client.close().await;
+    served.process.signal(Signal::TERM);
+    assert_eq!(served.process.ended().await.code, Some(0));
+    let log = messages(&url).await;
+    assert!(log.len() > 6, "{}", log.len());
+    let again = |log: Vec<Vec<u8>>| {
+        let (broker, url) = (&broker, &url);
+        async move {
+            broker.ctl(&["delete_queue", "arbiter.grants.0"]);
+            init(broker).await;
+            write_messages(url, &log).await;
+            arbiter_says(url, &["audit", "verify", url]).await
+        }
+    };
+    let whole = again(log.clone()).await;
+    assert_eq!(whole.code, Some(0), "{}", whole.said);
+    let middle = log.len() / 2;
+    let mut changed = log.clone();
+    let at = changed[middle].len() / 2;
+    changed[middle][at] ^= 1;
+    let mut dropped = log.clone();
+    dropped.remove(middle);
+    for damaged in [changed, dropped] {
+        let ended = again(damaged).await;
+        assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.said);
+        assert!(ended.said.contains("breaks off before record"), "{}", ended.said);
+    }
+    // Copies count for nothing, and are no damage.
+    let doubled: Vec<_> = log.iter().flat_map(|message| [message.clone(), message.clone()]).collect();
+    let ended = again(doubled).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+
+    // What an arbiter has read it misses on its next connection.
+    let served = Served::start_at(folder.path(), &url).await;
+    served.process.says("an epoch begins").await;
+    broker.ctl(&["delete_queue", "arbiter.grants.0"]);
+    init(&broker).await;
+    write_messages(&url, &log[..middle]).await;
+    let ended = served.process.ended().await;
+    assert_eq!(ended.code, Some(65), "{}", ended.said);
+    assert!(ended.said.contains("log_truncated"), "{}", ended.said);
 }

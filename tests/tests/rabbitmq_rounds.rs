@@ -119,8 +119,8 @@ impl Scene {
         Self { broker, url, folder, active, standby, load }
     }
 
-    /// Ends everything, and has both verifiers read the log. Its records, and the cycles that were done.
-    async fn verified(self) -> (u64, u64) {
+    /// Ends everything, has both verifiers read the log, and says what was done and how long the longest acquires took.
+    async fn verified(self, done: &str, mut waits: Vec<Duration>) {
         let Self { broker: _broker, url, folder, active, standby, load } = self;
         let cycles = load.end().await;
         standby.stop().await;
@@ -134,14 +134,15 @@ impl Scene {
         let report = tokio::task::spawn_blocking(move || both_are_clean(&copy).remove(0)).await.unwrap();
         assert_eq!((report.live.held, report.live.waiting), (0, 0), "everything was answered and given back");
         assert!(report.grants >= cycles);
-        (report.records, cycles)
+        waits.sort();
+        let (most, middle) = (waits[waits.len() - 1], waits[waits.len() / 2]);
+        println!(
+            "counts: {} {done}, {} records, {cycles} cycles; the longest acquire across one at most {most:?}, in the middle \
+             {middle:?}",
+            waits.len(),
+            report.records
+        );
     }
-}
-
-/// The most and the middle.
-fn figures(mut all: Vec<Duration>) -> String {
-    all.sort();
-    format!("at most {:?}, in the middle {:?}", all[all.len() - 1], all[all.len() / 2])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,12 +176,7 @@ async fn a_killed_arbiter_is_replaced_and_nobody_loses_anything() {
     }
     assert_eq!(held.release().await.unwrap(), Outcome::Released);
     holder.close().await;
-    let (records, cycles) = scene.verified().await;
-    println!(
-        "counts: {rounds} kills of the active arbiter, {records} records, {cycles} cycles; the longest acquire across a \
-         kill {}",
-        figures(waits)
-    );
+    scene.verified("kills of the active arbiter", waits).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,12 +201,7 @@ async fn a_stopped_arbiter_is_replaced_and_what_it_says_when_it_wakes_counts_not
         // It is a standby again before it is needed.
         sleep(Duration::from_secs(1)).await;
     }
-    let (records, cycles) = scene.verified().await;
-    println!(
-        "counts: {rounds} stops of the active arbiter, {records} records, {cycles} cycles; the longest acquire across a \
-         stop {}",
-        figures(waits)
-    );
+    scene.verified("stops of the active arbiter", waits).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,9 +219,5 @@ async fn a_broker_that_is_killed_and_starts_again_costs_nobody_anything() {
     }
     assert_eq!(held.release().await.unwrap(), Outcome::Released);
     holder.close().await;
-    let (records, cycles) = scene.verified().await;
-    println!(
-        "counts: {rounds} kills of the broker, {records} records, {cycles} cycles; the longest acquire across a kill {}",
-        figures(waits)
-    );
+    scene.verified("kills of the broker", waits).await;
 }

@@ -6,15 +6,11 @@
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::file::{AppendError, FileLog, Fsync, OpenError, Options, Step, WriteError};
 use crate::log::record::Event;
-use crate::log::stream::{From, StreamReader, entry_of};
+use crate::log::stream::{From, StreamReader, Void, entry_of};
 use arbiterq_client::broker::{BrokerError, BrokerUrl, ConnectError};
 use lapin::Connection;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Near the end of a log nothing came for so long: that was the end.
-const END_AFTER: Duration = Duration::from_millis(500);
 
 /// What was copied.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -27,16 +23,19 @@ pub struct Exported {
     pub added: u64,
     /// Entries that do not count: of an arbiter that had been replaced, or a second copy.
     pub void: u64,
+    /// Of those, entries that follow a record which is not there: it was changed or lost, or never confirmed.
+    pub adrift: u64,
 }
 
 impl fmt::Display for Exported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { folder, records, added, void } = self;
-        write!(
-            f,
-            "{}: {records} records, {added} of them new; {void} void entries left out",
-            folder.display()
-        )
+        let Self { folder, records, added, void, adrift } = self;
+        let folder = folder.display();
+        write!(f, "{folder}: {records} records, {added} of them new; {void} void entries left out")?;
+        match adrift {
+            0 => Ok(()),
+            some => write!(f, ", {some} of them after a record that is not there"),
+        }
     }
 }
 
@@ -65,6 +64,16 @@ pub enum ExportError {
         /// Its last record.
         index: u64,
     },
+    /// A record was changed, or is missing.
+    #[error(
+        "the log breaks off before record {next}: the last {entries} entries at the broker follow a record that is not there"
+    )]
+    Broken {
+        /// How many.
+        entries: u64,
+        /// The first record that there is no more.
+        next: u64,
+    },
     /// A thread of ours failed.
     #[error("a part of the export failed: {0}")]
     Panicked(String),
@@ -82,9 +91,9 @@ pub struct Export {
     /// The end of what the folder had.
     known: Option<ChainTip>,
     /// The end of what was read.
-    tip: Option<ChainTip>,
+    tip: ChainTip,
     added: u64,
-    void: u64,
+    void: Void,
     partitions: u32,
 }
 
@@ -95,13 +104,13 @@ impl Export {
     /// The broker cannot be reached or does not let us read, or the folder cannot be written.
     pub async fn start(url: &BrokerUrl, number: u32, folder: &Path) -> Result<Self, ExportError> {
         let connection = url.connect("arbiter audit export").await?;
-        let end = end_of(&mut StreamReader::attach(&connection, number, From::Last).await?).await?;
+        let end = StreamReader::last_offset(&connection, number).await?;
         let reader = StreamReader::attach(&connection, number, From::First).await?;
         let folder = folder.to_owned();
         let dir = folder.clone();
         let log = tokio::task::spawn_blocking(move || open(&dir)).await.map_err(panicked)??;
         let known = log.tip();
-        let (tip, added, void, partitions) = (None, 0, 0, 0);
+        let (tip, added, void, partitions) = (ChainTip::before(0), 0, Void::default(), 0);
         Ok(Self { _connection: connection, reader, end, folder, log, known, tip, added, void, partitions })
     }
 
@@ -123,7 +132,10 @@ impl Export {
                 self.end = None;
             }
         }
-        Ok(())
+        match self.void.adrift() {
+            0 => Ok(()),
+            entries => Err(ExportError::Broken { entries, next: self.tip.next_index }),
+        }
     }
 
     /// Copies the next entry; waits for it if need be. Its offset.
@@ -147,7 +159,7 @@ impl Export {
         let Self { log, added, void, folder, .. } = self;
         let records = log.tip().map_or(0, |tip| tip.next_index);
         tokio::task::spawn_blocking(move || log.close()).await.map_err(panicked)??;
-        Ok(Exported { folder, records, added, void })
+        Ok(Exported { folder, records, added, void: void.entries(), adrift: void.ever_adrift() })
     }
 
     async fn take(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
@@ -155,17 +167,13 @@ impl Export {
             Ok(None) => return Ok(()),
             Ok(Some(records)) => records,
             Err(_) => {
-                self.void += 1;
+                self.void.take_unreadable();
                 return Ok(());
             }
         };
-        let first = records.first().map_or(0, |sealed| sealed.record.index);
-        let mut tip = self.tip.unwrap_or(ChainTip::before(first));
-        if !tip.extend(&records) {
-            self.void += 1;
+        if !self.void.take(&mut self.tip, &records) {
             return Ok(());
         }
-        self.tip = Some(tip);
         if let Some(Event::Genesis(genesis)) = records.first().and_then(|sealed| sealed.record.events.first())
         {
             self.partitions = genesis.partitions;
@@ -193,16 +201,6 @@ impl Export {
             }
         }
     }
-}
-
-/// The offset of what is last by now; none if there is nothing.
-async fn end_of(reader: &mut StreamReader) -> Result<Option<u64>, BrokerError> {
-    let mut last = None;
-    while let Ok(read) = tokio::time::timeout(END_AFTER, reader.next()).await {
-        let (offset, _) = read?;
-        last = Some(offset);
-    }
-    Ok(last)
 }
 
 fn open(folder: &Path) -> Result<FileLog, OpenError> {

@@ -10,6 +10,16 @@ pub fn hash_of(bytes: &[u8]) -> Hash {
     Hash(Sha256::digest(bytes).into())
 }
 
+/// An entry as it is written: each line with its line feed.
+pub fn written(entry: &[Sealed]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entry.iter().map(|sealed| sealed.line.len() + 1).sum());
+    for sealed in entry {
+        bytes.extend_from_slice(&sealed.line);
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
 /// A record as it is written: its line without the line feed, and that line's hash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sealed {

@@ -4,18 +4,22 @@
 //! counts. So an arbiter believes of its own entries what it has read back, and reads everything in the order of the
 //! stream. Offsets in a stream rise and have gaps: they say where to read on, and nothing else.
 
-use crate::log::chain::{Sealed, UnreadableLine};
+use crate::log::chain::{ChainTip, Sealed, UnreadableLine, written};
 use arbiterq_client::broker::{BrokerError, Message, Publisher};
-use arbiterq_client::wire::Nonce;
 use arbiterq_client::wire::rabbitmq::grants_stream;
+use arbiterq_client::wire::{Hash, Nonce};
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Entries that the broker sends ahead; an entry has up to a mebibyte.
 const PREFETCH: u16 = 256;
+/// Near the end of a log nothing came for so long: that was the end.
+const END_AFTER: Duration = Duration::from_millis(500);
 /// A message that is no entry begins like this: whoever wrote it wants to know when it has read so far.
 const MARKER: &[u8] = br#"{"marker":"#;
 
@@ -65,6 +69,22 @@ impl StreamReader {
         Ok(Self { name, channel, entries, unacknowledged: 0, last_tag: 0 })
     }
 
+    /// The offset of what is last in partition `number`'s log by now; none if there is nothing.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn last_offset(connection: &Connection, number: u32) -> Result<Option<u64>, BrokerError> {
+        let mut reader = Self::attach(connection, number, From::Last).await?;
+        let mut last = None;
+        while let Ok(read) = timeout(END_AFTER, reader.next()).await {
+            last = Some(read?.0);
+        }
+        Ok(last)
+    }
+
     /// The next message and its offset.
     ///
     /// # Errors
@@ -100,6 +120,63 @@ pub fn entry_of(bytes: &[u8]) -> Result<Option<Vec<Sealed>>, UnreadableLine> {
     }
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n');
     lines.map(Sealed::read).collect::<Result<_, _>>().map(Some)
+}
+
+/// What is void in a log, and whether it stands on anything that is there.
+///
+/// An arbiter that was replaced leaves entries that follow a record which counts, or one another. An entry that follows
+/// neither, and not from behind, stands where a record was changed or is missing.
+#[derive(Debug, Default)]
+pub struct Void {
+    entries: u64,
+    /// Records of those.
+    recent: VecDeque<Hash>,
+    adrift: u64,
+    ever_adrift: u64,
+}
+
+/// As many records as an arbiter may have under way when it is replaced.
+const VOID_KEPT: usize = 16_384;
+
+impl Void {
+    /// An entry of the log, read where the chain stood at `tip`; whether it counts. If so, `tip` moves.
+    pub fn take(&mut self, tip: &mut ChainTip, records: &[Sealed]) -> bool {
+        if tip.extend(records) {
+            self.adrift = 0;
+            return true;
+        }
+        self.entries += 1;
+        if let Some(Sealed { record, .. }) = records.first()
+            && record.index >= tip.next_index
+            && !self.recent.contains(&record.prev)
+        {
+            self.adrift += 1;
+            self.ever_adrift += 1;
+        }
+        self.recent.extend(records.iter().map(|sealed| sealed.hash));
+        self.recent.drain(..self.recent.len().saturating_sub(VOID_KEPT));
+        false
+    }
+
+    /// A message of the log that is no entry.
+    pub fn take_unreadable(&mut self) {
+        self.entries += 1;
+    }
+
+    /// How many there were.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// How many entries after the last that counts follow a record that is not there.
+    pub fn adrift(&self) -> u64 {
+        self.adrift
+    }
+
+    /// How many there were anywhere.
+    pub fn ever_adrift(&self) -> u64 {
+        self.ever_adrift
+    }
 }
 
 /// A partition's log at a broker: read from some entry on, and written to.
@@ -172,12 +249,7 @@ impl StreamLog {
 
     /// Appends an entry. It is heard of by [`next`](Self::next), in its turn.
     pub fn append(&mut self, records: Vec<Sealed>) {
-        let mut bytes = Vec::with_capacity(records.iter().map(|sealed| sealed.line.len() + 1).sum());
-        for sealed in &records {
-            bytes.extend_from_slice(&sealed.line);
-            bytes.push(b'\n');
-        }
-        self.publish(bytes, records);
+        self.publish(written(&records), records);
     }
 
     /// Appends a marker: [`Heard::Marker`] is said when everything before it was.

@@ -98,16 +98,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The entry as it is written: each line with its line feed.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.records.iter().map(|sealed| sealed.line.len() + 1).sum());
-        for sealed in &self.records {
-            bytes.extend_from_slice(&sealed.line);
-            bytes.push(b'\n');
-        }
-        bytes
-    }
-
     /// The index of its last record.
     pub fn last_index(&self) -> u64 {
         self.records.last().map_or(0, |sealed| sealed.record.index)

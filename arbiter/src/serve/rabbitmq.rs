@@ -14,10 +14,12 @@ use crate::clock::Clock;
 use crate::log::chain::{ChainTip, Sealed};
 use crate::log::file::Opened;
 use crate::log::record::Policy;
-use crate::log::stream::{Heard, StreamLog};
+use crate::log::stream::{Heard, StreamLog, StreamReader, Void};
 use crate::partition::{Activation, Partition, PartitionConfig, Role, StepDown};
 use crate::state::State;
 use crate::transport::rabbitmq::{BrokerError, BrokerUrl, Came, ConnectError, RequestQueue, Topology};
+use arbiterq_client::broker::{CALL_LIMIT, close};
+use arbiterq_client::wire::rabbitmq::grants_stream;
 use arbiterq_client::wire::{LogId, Nonce, Nudge, Request, RequestBody};
 use futures_util::FutureExt;
 use lapin::Connection;
@@ -37,8 +39,6 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// Between attempts to connect: doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// A connection that is given up is not waited for any longer.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves every partition until `shutdown` completes, then finishes what was taken.
 pub(super) async fn serve(
@@ -51,7 +51,7 @@ pub(super) async fn serve(
     // What is missing or different is said at once; what fails later is tried again.
     let connection = url.connect("arbiter serve").await?;
     Topology::new(config.partitions, &config.partition.policy).check(&connection).await?;
-    drop(timeout(CLOSE_LIMIT, connection.close(200, "".into())).await);
+    close(&connection).await;
 
     let (stop, stopped) = watch::channel(false);
     let (mut loops, mut ready_when) = (JoinSet::new(), Vec::new());
@@ -133,17 +133,16 @@ struct Follower {
     state: State,
     /// Where the entry is whose last record is the tip.
     tip_at: Option<u64>,
+    void: Void,
 }
 
 impl Follower {
-    /// An entry, as the log says it next. Whether it counts.
-    fn take(&mut self, offset: u64, records: &[Sealed]) -> bool {
-        let counts = self.state.tip().extend(records);
-        if counts {
+    /// An entry, as the log says it next.
+    fn take(&mut self, offset: u64, records: &[Sealed]) {
+        if self.void.take(&mut self.state.tip(), records) {
             records.iter().for_each(|sealed| self.state.fold(sealed));
             self.tip_at = Some(offset);
         }
-        counts
     }
 }
 
@@ -151,7 +150,7 @@ impl Follower {
 /// how many records that was.
 async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError> {
     let mut arbiter = Arbiter {
-        follower: Follower { state: State::new(ChainTip::before(0)), tip_at: None },
+        follower: Follower { state: State::new(ChainTip::before(0)), tip_at: None, void: Void::default() },
         ready: Some(ready),
         followed: false,
         heard: Instant::now(),
@@ -169,8 +168,7 @@ async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError
             Ok(connection) => {
                 let served = arbiter.serve(&connection).await;
                 // With the connection go the consumer, what it had, and whatever was still under way.
-                let closed = timeout(CLOSE_LIMIT, connection.close(200, "".into()));
-                drop(closed.await);
+                close(&connection).await;
                 served
             }
             Err(error) => Err(error.into()),
@@ -207,7 +205,7 @@ impl Arbiter {
     /// One connection, until it is over.
     async fn serve(&mut self, connection: &Connection) -> Result<(), Over> {
         let mut log = StreamLog::attach(connection, self.setup.number, self.follower.tip_at).await?;
-        let records = self.read_to_the_end(&mut log).await?;
+        let records = self.read_to_the_end(connection, &mut log).await?;
         self.begin(&mut log).await?;
         self.check_identity()?;
         let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
@@ -224,12 +222,25 @@ impl Arbiter {
     }
 
     /// Everything that is on the log by now. How many records that count.
-    async fn read_to_the_end(&mut self, log: &mut StreamLog) -> Result<u64, Over> {
+    async fn read_to_the_end(&mut self, connection: &Connection, log: &mut StreamLog) -> Result<u64, Over> {
         let before = self.follower.state.tip().next_index;
         let (mut known, tip) = (self.follower.tip_at, self.follower.state.tip());
         log.mark(Nonce(random()?));
         loop {
-            match log.next().await? {
+            let heard = match timeout(CALL_LIMIT, log.next()).await {
+                Ok(heard) => heard?,
+                // Whoever reads on from behind the end of a log hears nothing.
+                Err(_) => {
+                    let last = StreamReader::last_offset(connection, self.setup.number).await?;
+                    let is_short = known.is_some_and(|tip_at| last.is_none_or(|last| last < tip_at));
+                    return Err(if is_short {
+                        self.truncated().into()
+                    } else {
+                        BrokerError::NoAnswer.into()
+                    });
+                }
+            };
+            match heard {
                 // Read on from the tip, the tip is what is read first, or the broker has lost what it confirmed.
                 Heard::Entry { offset, records } if known.take().is_some() => {
                     if records.last().map(|sealed| sealed.hash) != Some(tip.hash) {
@@ -240,11 +251,22 @@ impl Arbiter {
                 Heard::Unreadable { .. } | Heard::Marker if known.is_some() => {
                     return Err(self.truncated().into());
                 }
-                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
+                Heard::Entry { offset, records } => self.follower.take(offset, &records),
                 Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
-                Heard::Marker => return Ok(self.follower.state.tip().next_index - before),
+                Heard::Marker => break,
             }
         }
+        let (next, adrift) = (self.follower.state.tip().next_index, self.follower.void.adrift());
+        if adrift > 0 {
+            // An append that the broker never took, or a record that was changed: what is confirmed it keeps, so the first.
+            tracing::error!(
+                partition = self.setup.number,
+                entries = adrift,
+                next,
+                "the last entries follow a record that is not in the log: `arbiter audit verify` says more"
+            );
+        }
+        Ok(next - before)
     }
 
     fn truncated(&self) -> ServeError {
@@ -268,8 +290,8 @@ impl Arbiter {
             log.append(vec![genesis(LogId(random()?), number, partitions, self.setup.clock.wall())]);
         }
         while self.follower.state.genesis().is_none() {
-            match log.next().await? {
-                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
+            match timeout(CALL_LIMIT, log.next()).await.unwrap_or(Err(BrokerError::NoAnswer))? {
+                Heard::Entry { offset, records } => self.follower.take(offset, &records),
                 Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
                 Heard::Marker => {}
             }
@@ -279,7 +301,7 @@ impl Arbiter {
 
     fn check_identity(&self) -> Result<(), ServeError> {
         let (number, partitions) = (self.setup.number, self.setup.partitions);
-        let log = arbiterq_client::wire::rabbitmq::grants_stream(number);
+        let log = grants_stream(number);
         super::check_identity(log.as_ref(), &self.follower.state, number, partitions)
     }
 }

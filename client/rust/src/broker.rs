@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// A call that the broker answers takes no longer.
 pub const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// A connection that is given up is not waited for any longer.
+pub const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a connection shows that it lives, in seconds, unless its URL says: a stopped arbiter is replaced after two.
 const HEARTBEAT_S: u16 = 5;
 
@@ -75,6 +77,11 @@ pub enum BrokerError {
         /// The queue.
         queue: String,
     },
+}
+
+/// Closes a connection in order, if the broker still answers: it would end at last by itself.
+pub async fn close(connection: &Connection) {
+    drop(tokio::time::timeout(CLOSE_LIMIT, connection.close(200, "".into())).await);
 }
 
 impl BrokerError {

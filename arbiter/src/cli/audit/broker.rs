@@ -6,7 +6,9 @@ use crate::cli::{Outcome, together};
 use arbiterq::audit::export::{Export as Copying, ExportError, Exported};
 use arbiterq::log::file::OpenError;
 use arbiterq::transport::rabbitmq::BrokerUrl;
+use arbiterq_client::wire::Nonce;
 use serde_json::json;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::sync::watch;
@@ -108,7 +110,11 @@ impl Copied {
             return Ok(None);
         }
         let url = broker_url(text)?;
-        let folder = Self(std::env::temp_dir().join(format!("arbiter-audit-{}", std::process::id())));
+        // One that nobody else has made or may look into: what is judged comes from the broker alone.
+        let mut unique = [0; 16];
+        getrandom::fill(&mut unique).map_err(std::io::Error::other)?;
+        let folder = Self(std::env::temp_dir().join(format!("arbiter-audit-{}", Nonce(unique))));
+        std::fs::DirBuilder::new().mode(0o700).create(&folder.0)?;
         let none = None::<std::future::Ready<()>>;
         together(async { Ok(copy(&url, &folder.0, none).await?) })?;
         Ok(Some(folder))
@@ -138,6 +144,12 @@ impl From<ExportError> for Failure {
             ExportError::Open(OpenError::Locked { .. }) => Self::new("locked", exit::CONFIGURATION, what),
             ExportError::Open(_) | ExportError::NotContinued { .. } => Self::new("log", exit::LOG, what)
                 .help("name an empty folder with --to, or one that an export of this log has made"),
+            ExportError::Broken { .. } => Self::new("not-verified", exit::NO, what)
+                .part(
+                    "means",
+                    "a record was changed or lost, or an arbiter ended while one was not confirmed",
+                )
+                .help("a receipt from there or later tells which: `audit verify --receipt`"),
             ExportError::Write(_) => Self::new("io", exit::IO, what),
             ExportError::Panicked(_) => Self::new("defect", exit::SOFTWARE, what),
         }

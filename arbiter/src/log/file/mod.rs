@@ -32,7 +32,7 @@ pub use measure::{SyncTimes, measure_sync};
 pub use reader::{Cursor, FileLogReader, ReadRecord};
 pub use writer::Proofs;
 
-use super::chain::{ChainTip, Sealed};
+use super::chain::{ChainTip, Sealed, written};
 use super::checkpoint::CheckpointStore;
 use super::record::{Event, RECORD_BYTES_MAX, Record};
 use open::Recovered;
@@ -216,16 +216,14 @@ impl FileLog {
             "an entry at index {first} extends the chain, which is at {}",
             tip.next_index
         );
-        let mut lines = Vec::with_capacity(entry.iter().map(|s| s.line.len() + 1).sum());
         for sealed in entry {
             assert!(
                 sealed.line.len() <= RECORD_BYTES_MAX,
                 "record {} can be read again",
                 sealed.record.index
             );
-            lines.extend_from_slice(&sealed.line);
-            lines.push(b'\n');
         }
+        let lines = written(entry);
         let last = Mark { index: tip.next_index - 1, hash: tip.hash };
         let patient = entry.iter().all(|sealed| only_waits(&sealed.record));
         self.appender.append(Queued { first, last, lines, patient })?;

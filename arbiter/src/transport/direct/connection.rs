@@ -2,9 +2,9 @@
 
 use super::{Connection, Hub, Inbound, SWEEP_BYTES_MAX};
 use crate::partition::Delivery;
+use crate::transport::refusal;
 use arbiterq_client::wire::{
-    DecodeError, MESSAGE_BYTES_MAX, Principal, PrincipalBy, Reason, Refused, Reply, ReplyBody, Request,
-    RequestBody,
+    DecodeError, MESSAGE_BYTES_MAX, Principal, PrincipalBy, Reason, Request, RequestBody,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -381,11 +381,7 @@ impl<'a> Reader<'a> {
     fn refuse(&self, error: DecodeError, partition: u32) {
         self.hub.refused_lines.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(address = %self.connection.address, %error, "message refused");
-        let DecodeError { reason, detail, partition: _, id, session, seq, token } = error;
-        let body = ReplyBody::Refused(Refused { id, seq, token, reason, detail });
-        // In the partition's own epoch, or clients would take it for an older arbiter's word.
-        let epoch = self.hub.epoch(partition);
-        let reply = Reply { partition, epoch, index: 0, session, body };
+        let reply = refusal(error, partition, self.hub.epoch(partition));
         self.hub.send([(&self.connection.address, &reply)]);
     }
 
@@ -403,6 +399,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arbiterq_client::wire::{Refused, Reply, ReplyBody};
     use std::time::Duration;
     use tokio::sync::mpsc::error::TryRecvError;
 

@@ -7,11 +7,10 @@
 //! does not take it. A message without one is nobody's, and a reply queue of another user is not replied to.
 
 use crate::partition::{Delivery, Mark, Outgoing};
+use crate::transport::refusal;
 use arbiterq_client::broker::{BrokerError, BrokerUrl, Message, Publisher};
 use arbiterq_client::wire::rabbitmq::{DEAD_LETTERS, is_reply_queue_of, requests_queue};
-use arbiterq_client::wire::{
-    DecodeError, MESSAGE_BYTES_MAX, Principal, PrincipalBy, Reason, Refused, Reply, ReplyBody, Request,
-};
+use arbiterq_client::wire::{DecodeError, MESSAGE_BYTES_MAX, Principal, PrincipalBy, Reason, Reply, Request};
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -116,7 +115,8 @@ impl RequestQueue {
         tokio::select! {
             biased;
             published = self.publisher.next() => {
-                // A letter that was refused because the queue is full is written again; a reply is asked for again.
+                // Where the queue is full a tick is written again; what came back waits for its lease. A reply is asked for
+                // again.
                 self.returned.extend(published?.returned.and_then(|message| mark_of(&message)));
                 self.steps.pop_front();
                 self.acknowledge()?;
@@ -161,9 +161,7 @@ impl RequestQueue {
         };
         let why = refused.to_string();
         if let Some(to) = from {
-            let DecodeError { reason, detail, partition: _, id, session, seq, token } = refused;
-            let body = ReplyBody::Refused(Refused { id, seq, token, reason, detail });
-            let reply = Reply { partition: self.number, epoch: self.epoch, index: 0, session, body };
+            let reply = refusal(refused, self.number, self.epoch);
             self.reply(to, &reply, None);
         }
         self.bury(id, Some(user), data, &why)

@@ -1,6 +1,6 @@
 //! Lines over TCP, over a Unix socket, or over channels within a program.
 
-use super::{ConnectionId, Incoming, Link};
+use super::{ConnectionId, Incoming, Link, WAITING_BYTES_MAX};
 use crate::client::Place;
 use crate::url::Url;
 use crate::wire::{REPLY_BYTES_MAX, Reply};
@@ -12,8 +12,6 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-/// Bytes that wait for an arbiter that does not read; beyond it nothing more is sent on the connection.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 

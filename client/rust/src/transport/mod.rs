@@ -17,6 +17,9 @@ use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
+/// Bytes that nobody has taken; beyond it nothing more is sent on the connection.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// A connection's number, so that what came on an earlier one is told apart.
 pub(crate) type ConnectionId = u64;
 

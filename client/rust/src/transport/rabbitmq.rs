@@ -3,8 +3,10 @@
 //! The queue is exclusive and ends with the connection. Its name serves one connection only: a reply to an earlier one is
 //! lost with its queue, and never taken for this one's.
 
-use super::{ConnectionId, Incoming};
-use crate::broker::{BrokerError, BrokerUrl, ConnectError, Mailbox, MailboxError, Requests};
+use super::{ConnectionId, Incoming, WAITING_BYTES_MAX};
+use crate::broker::{
+    BrokerError, BrokerUrl, CLOSE_LIMIT, ConnectError, Mailbox, MailboxError, Requests, close,
+};
 use crate::wire::Reply;
 use crate::wire::rabbitmq::REQUESTS_EXCHANGE;
 use futures_util::StreamExt;
@@ -14,17 +16,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-/// Bytes that the broker has not confirmed; beyond it nothing more is sent on the connection.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Messages published at once.
 const BATCH_MAX: usize = 64;
-/// What is under way at the end, and the end itself, are waited for no longer.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A message and the partition that it is for.
 type Line = (u32, Vec<u8>);
@@ -70,7 +67,7 @@ pub(crate) async fn connect(
         if let Err(error) = writer.run(to_publish).await {
             tracing::debug!(%error, "nothing more is published on this connection");
         }
-        drop(timeout(CLOSE_LIMIT, broker.close(200, "".into())).await);
+        close(&broker).await;
     });
     let reader = tokio::spawn(async move {
         let why = read(id, replies, &incoming).await;
