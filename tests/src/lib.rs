@@ -1,10 +1,12 @@
 //! What several test suites need: a service on a folder, and a client that says any bytes at all.
 
+pub mod at_end;
 pub mod binary;
 pub mod contract;
 pub mod fuzz;
 pub mod invariants;
 pub mod rabbitmq;
+pub mod scene;
 pub mod sim;
 pub mod strace;
 pub mod verifiers;
