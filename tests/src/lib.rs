@@ -4,6 +4,7 @@ pub mod at_end;
 pub mod binary;
 pub mod contract;
 pub mod fuzz;
+pub mod hostile;
 pub mod invariants;
 pub mod rabbitmq;
 pub mod scene;
@@ -195,6 +196,14 @@ pub fn copy_data(from: &Path, to: &Path) {
         let entry = entry.expect("an entry");
         std::fs::copy(entry.path(), to.join("0").join(entry.file_name())).expect("a copy");
     }
+}
+
+/// What a variable of the environment says; `few` if it is not there.
+///
+/// # Panics
+/// If it is no number.
+pub fn number(variable: &str, few: u64) -> u64 {
+    std::env::var(variable).map_or(few, |text| text.parse().expect("a number"))
 }
 
 /// The bytes of a process that are in memory.

@@ -1,10 +1,10 @@
 //! Arbiters at a broker, clients at work, and how it is judged in the end: nothing that was held was lost, no two held at
 //! once, every request was answered, and both verifiers find the log clean.
 
-use crate::PATIENCE;
 use crate::binary::{Served, arbiter_says, command};
 use crate::rabbitmq::Broker;
 use crate::verifiers::both_are_clean;
+use crate::{PATIENCE, number};
 use arbiterq::audit::verify::Report;
 use arbiterq_client::{Client, ErrorKind, LEASE_DEFAULT, Outcome};
 use std::path::Path;
@@ -15,11 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How many rounds: `ARBITER_ROUNDS` says it, where a few are not enough.
-///
-/// # Panics
-/// If it is no number.
 pub fn rounds(few: usize) -> usize {
-    std::env::var("ARBITER_ROUNDS").map_or(few, |text| text.parse().expect("ARBITER_ROUNDS is a number"))
+    usize::try_from(number("ARBITER_ROUNDS", few as u64)).unwrap_or(few)
 }
 
 /// Declares what the broker needs.

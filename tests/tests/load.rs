@@ -8,11 +8,11 @@
 use arbiterq_client::Client;
 use arbiterq_tests::binary::{Served, arbiter_says, command, is_alive};
 use arbiterq_tests::fuzz::mutate::Random;
+use arbiterq_tests::hostile::{MEMORY_BYTES_MAX, hostile_lines, memory};
 use arbiterq_tests::verifiers::both_are_clean;
-use arbiterq_tests::{PATIENCE, resident_bytes};
+use arbiterq_tests::{PATIENCE, number, resident_bytes};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,13 +24,6 @@ use tokio::time::{sleep, timeout};
 
 /// Requests of a session, as in the default settings.
 const IN_FLIGHT_MAX: usize = 64;
-/// The service may have so much memory under any load of these tests: each connection's outbox and inbox are bounded.
-const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
-
-fn number(variable: &str, few: u64) -> u64 {
-    std::env::var(variable).map_or(few, |text| text.parse().expect("a number"))
-}
-
 fn key(session: usize) -> String {
     format!("{session:032x}")
 }
@@ -266,19 +259,6 @@ fn behaved(url: &str, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<Duration>> {
     })
 }
 
-/// The service's memory, now and then.
-fn memory(pid: u32, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<u64>> {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let mut bytes = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            bytes.push(resident_bytes(pid));
-            sleep(Duration::from_millis(50)).await;
-        }
-        bytes
-    })
-}
-
 /// Connections that offer more than they wait for.
 const FLOODS: usize = 8;
 
@@ -352,29 +332,6 @@ async fn at_ten_times_the_rate_memory_is_bounded_and_no_waiter_is_lost() {
         took[took.len() / 2],
         took[took.len() - 1],
     );
-}
-
-/// Lines that nobody who behaves says.
-fn hostile_lines() -> Vec<Vec<u8>> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/protocol/golden");
-    let files = |folder: &str| {
-        let entries = std::fs::read_dir(golden.join(folder)).unwrap();
-        entries.map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect::<Vec<_>>()
-    };
-    // What is refused whoever says it; and what was good once, of a session that is not the sender's. Who may open
-    // sessions and pause is for another test to say.
-    let mut lines = files("refused");
-    lines.extend(files("messages/requests"));
-    let allowed = ["\"open\"", "\"pause\"", "\"resume\"", "\"force_release\""];
-    lines.retain(|line| !allowed.iter().any(|kind| String::from_utf8_lossy(line).contains(kind)));
-    lines.push(vec![b'x'; 70_000]);
-    lines.push((0..=255).filter(|byte| *byte != b'\n').collect());
-    for line in &mut lines {
-        line.retain(|byte| *byte != b'\n');
-        line.push(b'\n');
-    }
-    lines.retain(|line| line.len() > 1);
-    lines
 }
 
 /// Says hostile lines, about as many as others say good ones, and breaks off in the middle of one now and then.
