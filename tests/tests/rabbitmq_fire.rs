@@ -3,7 +3,7 @@
 //! long forms are beside their tests.
 
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
-use arbiterq_client::{Client, Outcome};
+use arbiterq_client::{Client, Outcome, Ticket};
 use arbiterq_tests::binary::{FAMILY, Running, Served, family, is_alive, run};
 use arbiterq_tests::fuzz::mutate::{Random, mutate};
 use arbiterq_tests::hostile::{MEMORY_BYTES_MAX, hostile_lines, memory};
@@ -15,7 +15,7 @@ use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -354,5 +354,61 @@ async fn who_lies_at_full_rate_is_refused_and_costs_nobody_a_grant() {
          {before} honest cycles in as long before, {during} during, 20 more {behind:.1?} after; none lost; memory at \
          most {} MiB",
         peak >> 20
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
+    // As many requests of a session as the default settings let it have.
+    const IN_FLIGHT_MAX: usize = 64;
+    let waiters = usize::try_from(number("ARBITER_WAITERS", 5000)).unwrap();
+    let broker = Broker::start().await;
+    let (url, folder) = (broker.url(), tempfile::tempdir().unwrap());
+    init(&url).await;
+    let served = serve(&folder, &url).await;
+    let gate = Client::connect(&url).await.unwrap();
+    let held = gate.acquire("crowded").await.unwrap();
+
+    let began = Instant::now();
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let (mut clients, mut crowd) = (Vec::new(), Vec::new());
+    for first in (0..waiters).step_by(IN_FLIGHT_MAX) {
+        let client = Client::connect(&url).await.unwrap();
+        let mut tickets = Vec::new();
+        for number in first..waiters.min(first + IN_FLIGHT_MAX) {
+            tickets.push((number, client.acquire("crowded").enqueue().await.unwrap()));
+        }
+        // The next session's come after these.
+        tickets.last_mut().unwrap().1.next_position().await.unwrap();
+        clients.push(client);
+        crowd.extend(tickets);
+    }
+    let queueing = began.elapsed();
+    let served_in_turn = |(number, ticket): (usize, Ticket)| {
+        let came = came.clone();
+        tokio::spawn(async move {
+            let grant = ticket.granted().await.unwrap();
+            came.lock().unwrap().push(number);
+            assert_eq!(grant.release().await.unwrap(), Outcome::Released);
+        })
+    };
+    let crowd: Vec<_> = crowd.into_iter().map(served_in_turn).collect();
+    let began = Instant::now();
+    assert_eq!(held.release().await.unwrap(), Outcome::Released);
+    for waits in crowd {
+        timeout(PATIENCE * 6, waits).await.expect("all are served").unwrap();
+    }
+    let draining = began.elapsed();
+    assert!(came.lock().unwrap().iter().copied().eq(0..waiters), "nobody was overtaken");
+    for client in clients.into_iter().chain([gate]) {
+        client.close().await;
+    }
+    served.stop().await;
+    let report = all_is_clean(&url, folder.path()).await;
+    assert_eq!(report.grants, 1 + waiters as u64);
+    println!(
+        "counts: {waiters} waiters on one resource over a broker, queued in {queueing:.2?}, all served in {draining:.2?}: \
+         {:.2?} each",
+        draining / u32::try_from(waiters).unwrap()
     );
 }
