@@ -7,6 +7,7 @@ use crate::verifiers::both_are_clean;
 use crate::{PATIENCE, number};
 use arbiterq::audit::verify::Report;
 use arbiterq_client::{Client, ErrorKind, LEASE_DEFAULT, Outcome};
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +62,20 @@ pub async fn begins(served: &Served, epochs: usize) {
 /// How many epochs an arbiter has begun.
 pub fn epochs_of(served: &Served) -> usize {
     served.process.said().matches("an epoch begins").count()
+}
+
+/// Of two arbiters the one whose epoch is the later: its record has the higher index.
+///
+/// # Panics
+/// If an arbiter has said what is no log.
+pub fn active(arbiters: &[Served; 2]) -> usize {
+    let index = |served: &Served| {
+        let said = served.process.said();
+        let line = said.lines().rfind(|line| line.contains("an epoch begins"))?;
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        Some(line["fields"]["index"].as_u64().unwrap_or_else(|| panic!("{line}")))
+    };
+    usize::from(index(&arbiters[1]) > index(&arbiters[0]))
 }
 
 /// Clients that take one resource and give it back, again and again.

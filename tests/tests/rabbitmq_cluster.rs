@@ -5,9 +5,10 @@
 //! whose node is gone for longer than its lease loses what it holds, and goes on when the node is back.
 
 use arbiterq_tests::PATIENCE;
-use arbiterq_tests::binary::Served;
 use arbiterq_tests::rabbitmq::Cluster;
-use arbiterq_tests::scene::{Load, all_is_clean, begins, epochs_of, init, most_and_middle, rounds, serve};
+use arbiterq_tests::scene::{
+    Load, active, all_is_clean, begins, epochs_of, init, most_and_middle, rounds, serve,
+};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -39,17 +40,6 @@ async fn all_take_part(cluster: &Cluster) -> [usize; 2] {
         }
     };
     timeout(PATIENCE * 3, take_part).await.expect("they take part")
-}
-
-/// Of two arbiters the one whose epoch is the later: its record has the higher index.
-fn active(arbiters: &[Served; 2]) -> usize {
-    let index = |served: &Served| {
-        let said = served.process.said();
-        let line = said.lines().rfind(|line| line.contains("an epoch begins"))?.to_owned();
-        let index = line.split_once("index=")?.1.split(' ').next()?.to_owned();
-        Some(index.parse::<u64>().unwrap_or_else(|_| panic!("{line}")))
-    };
-    usize::from(index(&arbiters[1]) > index(&arbiters[0]))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
