@@ -53,7 +53,14 @@ pub fn arbiter() -> &'static Path {
 
 /// The binary with an environment that says nothing to it. What is started is killed with its handle.
 pub fn command() -> Command {
-    let mut command = Command::new(arbiter());
+    command_by(&[])
+}
+
+/// As [`command`], by way of another program that becomes it.
+pub fn command_by(way: &[&str]) -> Command {
+    let mut words = way.iter().map(std::ffi::OsStr::new).chain([arbiter().as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ARBITER")) {
         command.env_remove(name);
     }

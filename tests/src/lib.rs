@@ -6,6 +6,7 @@ pub mod contract;
 pub mod fuzz;
 pub mod hostile;
 pub mod invariants;
+pub mod island;
 pub mod rabbitmq;
 pub mod scene;
 pub mod sim;
