@@ -4,7 +4,7 @@
 
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
 use arbiterq_client::{Client, Outcome, Ticket};
-use arbiterq_tests::binary::{FAMILY, Running, Served, family, is_alive, run};
+use arbiterq_tests::binary::{FAMILY, Running, Served, arbiter_says, family, is_alive, run};
 use arbiterq_tests::fuzz::mutate::{Random, mutate};
 use arbiterq_tests::hostile::{MEMORY_BYTES_MAX, hostile_lines, memory};
 use arbiterq_tests::rabbitmq::Broker;
@@ -13,6 +13,7 @@ use arbiterq_tests::{PATIENCE, number};
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -134,6 +135,13 @@ async fn a_command_is_stopped_while_the_broker_is_away_for_three_leases_and_thos
     assert!(line.wait.iter().all(|waits| is_alive(waits.pid())), "they wait on");
     line.broker.start_again().await;
     let away = killed.elapsed();
+    // Whoever could not say that it has stopped is waited for, for a lease of the new epoch.
+    let follows = async {
+        while !line.came().exists() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(lease + PATIENCE, follows).await.expect("the first follows");
     let epochs = line.ends().await;
     println!(
         "counts: the broker away for {away:.1?}, a lease of {lease:?}: the command was stopped after {stopped:.1?}, five \
@@ -403,12 +411,16 @@ async fn of_a_crowd_on_one_resource_all_are_served_in_their_order() {
     for client in clients.into_iter().chain([gate]) {
         client.close().await;
     }
+    let echo = arbiter_says(&url, &["bench", "echo", "--for", "2s", "--json"]).await;
+    assert_eq!(echo.code, Some(0), "{}", echo.said);
+    let echo: Value = serde_json::from_str(echo.out.trim()).unwrap();
+    let echo = Duration::from_micros(echo["p50_us"].as_u64().unwrap());
     served.stop().await;
     let report = all_is_clean(&url, folder.path()).await;
     assert_eq!(report.grants, 1 + waiters as u64);
     println!(
         "counts: {waiters} waiters on one resource over a broker, queued in {queueing:.2?}, all served in {draining:.2?}: \
-         {:.2?} each",
+         {:.2?} each, where a bare echo takes {echo:.2?}",
         draining / u32::try_from(waiters).unwrap()
     );
 }
