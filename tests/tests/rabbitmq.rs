@@ -10,6 +10,7 @@ use arbiterq_tests::{PATIENCE, log_lines};
 use lapin::BasicProperties;
 use rustix::process::Signal;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -290,11 +291,14 @@ async fn who_is_dead_keeps_nobody_waiting() {
     );
 }
 
-/// All messages of the stream that has partition 0's log.
-async fn messages(url: &str) -> Vec<Vec<u8>> {
+const LOG: &str = "arbiter.grants.0";
+const CHECKPOINTS: &str = "arbiter.checkpoints.0";
+
+/// All messages of a stream.
+async fn messages(url: &str, stream: &str) -> Vec<Vec<u8>> {
     let url: BrokerUrl = url.parse().unwrap();
     let connection = url.connect("reader").await.unwrap();
-    let mut reader = StreamReader::attach(&connection, 0, From::First).await.unwrap();
+    let mut reader = StreamReader::of(&connection, stream.into(), From::First).await.unwrap();
     let mut messages = Vec::new();
     while let Ok(read) = timeout(Duration::from_secs(1), reader.next()).await {
         messages.push(read.unwrap().1);
@@ -302,20 +306,16 @@ async fn messages(url: &str) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Writes partition 0's log to an empty stream.
-async fn write_messages(url: &str, messages: &[Vec<u8>]) {
-    let url: BrokerUrl = url.parse().unwrap();
+/// Puts other messages in the place of a stream's.
+async fn replace_messages(broker: &Broker, stream: &str, messages: &[Vec<u8>]) {
+    broker.ctl(&["delete_queue", stream]);
+    init(broker).await;
+    let url: BrokerUrl = broker.url().parse().unwrap();
     let connection = url.connect("writer").await.unwrap();
     let mut publisher = Publisher::on(connection.create_channel().await.unwrap()).await.unwrap();
     for body in messages {
         let (body, properties) = (body.clone(), BasicProperties::default());
-        publisher.publish(Message {
-            exchange: "",
-            key: "arbiter.grants.0",
-            mandatory: true,
-            body,
-            properties,
-        });
+        publisher.publish(Message { exchange: "", key: stream, mandatory: true, body, properties });
         assert!(publisher.next().await.unwrap().taken);
     }
 }
@@ -330,14 +330,12 @@ async fn a_log_that_was_changed_or_lost_at_the_broker_is_found_out() {
     client.close().await;
     served.process.signal(Signal::TERM);
     assert_eq!(served.process.ended().await.code, Some(0));
-    let log = messages(&url).await;
+    let log = messages(&url, LOG).await;
     assert!(log.len() > 6, "{}", log.len());
     let again = |log: Vec<Vec<u8>>| {
         let (broker, url) = (&broker, &url);
         async move {
-            broker.ctl(&["delete_queue", "arbiter.grants.0"]);
-            init(broker).await;
-            write_messages(url, &log).await;
+            replace_messages(broker, LOG, &log).await;
             arbiter_says(url, &["audit", "verify", url]).await
         }
     };
@@ -362,10 +360,143 @@ async fn a_log_that_was_changed_or_lost_at_the_broker_is_found_out() {
     // What an arbiter has read it misses on its next connection.
     let served = Served::start_at(folder.path(), &url).await;
     served.process.says("an epoch begins").await;
-    broker.ctl(&["delete_queue", "arbiter.grants.0"]);
-    init(&broker).await;
-    write_messages(&url, &log[..middle]).await;
+    replace_messages(&broker, LOG, &log[..middle]).await;
     let ended = served.process.ended().await;
     assert_eq!(ended.code, Some(65), "{}", ended.said);
     assert!(ended.said.contains("log_truncated"), "{}", ended.said);
+}
+
+/// A service with a checkpoint after a hundred records.
+async fn serve_with_checkpoints(folder: &Path, url: &str) -> Served {
+    let mut command = command();
+    command.env("ARBITER__GRANT_LOG__CHECKPOINT_RECORDS", "100");
+    Served::start_with(command, folder, url).await
+}
+
+async fn cycles(client: &Client, count: usize) {
+    for _ in 0..count {
+        client.acquire("r").await.unwrap().release().await.unwrap();
+    }
+}
+
+/// Waits until so many checkpoints have been written.
+async fn checkpoints_are_written(served: &Served, count: usize) {
+    let written = async {
+        while served.process.said().matches("checkpoint written").count() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, written).await.expect("checkpoints are written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_reads_the_newest_checkpoint_that_fits_the_log_and_what_follows_it() {
+    let broker = Broker::start().await;
+    let url = broker.url();
+    init(&broker).await;
+    let folder = tempfile::tempdir().unwrap();
+    let served = serve_with_checkpoints(folder.path(), &url).await;
+    let client = Client::connect(&url).await.unwrap();
+    let held = client.acquire("held").await.unwrap();
+    cycles(&client, 200).await;
+    checkpoints_are_written(&served, 3).await;
+    served.process.kill_9().await;
+    let all = messages(&url, LOG).await.len() as u64;
+
+    let served = serve_with_checkpoints(folder.path(), &url).await;
+    let newest = served.records_read;
+    assert!(newest < 250 && all > 350, "read {newest} of {all}");
+    held.check().expect("a takeover costs no grant");
+    assert_eq!(held.release().await.unwrap(), Outcome::Released);
+    client.close().await;
+    served.stop().await;
+
+    let written = messages(&url, CHECKPOINTS).await;
+    let is_manifest = |message: &Vec<u8>| message.starts_with(b"{\"manifest\"");
+    let ends: Vec<usize> = (0..written.len()).filter(|at| is_manifest(&written[*at])).collect();
+    let last = *ends.last().unwrap();
+    let start = |written: Vec<Vec<u8>>| {
+        let (broker, url, folder) = (&broker, &url, folder.path());
+        async move {
+            replace_messages(broker, CHECKPOINTS, &written).await;
+            let served = serve_with_checkpoints(folder, url).await;
+            let said = served.process.said();
+            let read = served.records_read;
+            served.stop().await;
+            (read, said)
+        }
+    };
+    // A part that was changed, and one that is not there: the checkpoint before it is used.
+    let mut changed = written.clone();
+    let end = changed[last - 1].len() - 3;
+    changed[last - 1][end] ^= 1;
+    let mut missing = written.clone();
+    missing.remove(last - 1);
+    for damaged in [changed, missing] {
+        let (read, said) = start(damaged).await;
+        assert!(read > 100 && read < all, "{read} of {all}");
+        assert!(said.contains("a checkpoint cannot be used"), "{said}");
+    }
+    // Others, and other arbiters' parts, stand between; more than is looked at first.
+    let mut between = written[..last].to_vec();
+    between.splice(last - 1..last - 1, (0..300).map(|_| b"{}\n".to_vec()));
+    between.splice(last - 1..last - 1, written[..last].iter().cloned());
+    between.extend((0..300).map(|_| b"what is this".to_vec()));
+    between.push(written[last].clone());
+    between.extend((0..300).map(|_| Vec::new()));
+    let (read, said) = start(between).await;
+    assert!(read < 300, "{read} of {all}");
+    assert!(!said.contains("cannot be used"), "{said}");
+    let none = start(Vec::new()).await;
+    assert!(none.0 > all, "{} of {all}", none.0);
+
+    // One whose record the log does not have: the broker has lost what it confirmed.
+    let forged = String::from_utf8(written[last].clone()).unwrap();
+    let (before, after) = forged.split_once("\"index\":").unwrap();
+    let after = after.split_once(',').unwrap().1;
+    let forged = format!("{before}\"index\":999999,{after}");
+    replace_messages(&broker, CHECKPOINTS, &[forged.into_bytes()]).await;
+    let refused = arbiter_says(&url, &["serve"]).await;
+    assert_eq!(refused.code, Some(65), "{}", refused.said);
+    for said in ["log_truncated", "record 999999", "arbiter.checkpoints.0"] {
+        assert!(refused.said.contains(said), "{}", refused.said);
+    }
+
+    for what in ["verify", "replay"] {
+        let ended = arbiter_says(&url, &["audit", what, &url]).await;
+        assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_beginning_was_removed_is_gone_on_with_from_a_checkpoint_or_not_at_all() {
+    let broker = Broker::start().await;
+    let url = broker.url();
+    // What an operator may have set for all streams, without a thought of this one.
+    let removes = r#"{"max-length-bytes":100000,"stream-max-segment-size-bytes":50000}"#;
+    broker.ctl(&["set_policy", "--apply-to", "queues", "short", "^arbiter.grants", removes]);
+    init(&broker).await;
+    let folder = tempfile::tempdir().unwrap();
+    let served = serve_with_checkpoints(folder.path(), &url).await;
+    let client = Client::connect(&url).await.unwrap();
+    let held = client.acquire("held").await.unwrap();
+    cycles(&client, 600).await;
+    checkpoints_are_written(&served, 8).await;
+    let first = messages(&url, LOG).await.swap_remove(0);
+    assert!(!String::from_utf8(first).unwrap().contains("genesis"), "it was removed");
+    served.process.kill_9().await;
+
+    let served = serve_with_checkpoints(folder.path(), &url).await;
+    let said = served.process.said();
+    assert!(said.contains("the log's beginning is not there any more"), "{said}");
+    held.check().expect("a takeover costs no grant");
+    assert_eq!(held.release().await.unwrap(), Outcome::Released);
+    client.close().await;
+    served.stop().await;
+
+    // Another log is not begun behind what is left of the old one: its tokens would be given again.
+    replace_messages(&broker, CHECKPOINTS, &[]).await;
+    let refused = arbiter_says(&url, &["serve"]).await;
+    assert_eq!(refused.code, Some(65), "{}", refused.said);
+    assert!(refused.said.contains("does not begin with its first record"), "{}", refused.said);
 }

@@ -42,7 +42,7 @@ struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// Where the arbiter is: tcp://host:port or unix:///path [default: tcp://127.0.0.1:7117]
+    /// Where the arbiter is: tcp://host:port, unix:///path or amqp://user:password@host:port [default: tcp://127.0.0.1:7117]
     #[arg(long, global = true, env = "ARBITER_URL", hide_env_values = true, value_name = "URL")]
     url: Option<String>,
     /// One JSON object a line instead of text

@@ -233,6 +233,8 @@ pub(crate) fn failure(error: ServeError) -> Failure {
         ServeError::Broker(_) | ServeError::Topology(_) => ("no-broker", exit::UNAVAILABLE),
         #[cfg(feature = "rabbitmq")]
         ServeError::Truncated { .. } => ("log_truncated", exit::LOG),
+        #[cfg(feature = "rabbitmq")]
+        ServeError::BeginningCut { .. } => ("log", exit::LOG),
         ServeError::Panicked(_) => ("defect", exit::SOFTWARE),
         ServeError::ShutdownTimeout(_) => ("shutdown", exit::IO),
     };

@@ -53,7 +53,7 @@ impl Manifest {
 }
 
 /// Whether a record puts this hash into the chain as that of the state after `of`.
-fn names_body(sealed: &Sealed, of: u64, body_hash: Hash) -> bool {
+pub(super) fn names_body(sealed: &Sealed, of: u64, body_hash: Hash) -> bool {
     sealed.record.events.iter().any(|event| {
         matches!(event, Event::Checkpoint { of: of_there, hash } if *of_there == of && *hash == body_hash)
     })

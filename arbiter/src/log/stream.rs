@@ -4,6 +4,8 @@
 //! counts. So an arbiter believes of its own entries what it has read back, and reads everything in the order of the
 //! stream. Offsets in a stream rise and have gaps: they say where to read on, and nothing else.
 
+pub mod checkpoint;
+
 use crate::log::chain::{ChainTip, Sealed, UnreadableLine, written};
 use arbiterq_client::broker::{BrokerError, Message, Publisher};
 use arbiterq_client::wire::rabbitmq::grants_stream;
@@ -53,7 +55,17 @@ impl StreamReader {
     /// # Cancel safety
     /// Safe.
     pub async fn attach(connection: &Connection, number: u32, from: From) -> Result<Self, BrokerError> {
-        let name = grants_stream(number);
+        Self::of(connection, grants_stream(number), from).await
+    }
+
+    /// Reads any stream.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn of(connection: &Connection, name: String, from: From) -> Result<Self, BrokerError> {
         let channel = BrokerError::limited(connection.create_channel()).await?;
         BrokerError::limited(channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
         let from = match from {

@@ -9,18 +9,20 @@
 //! been read to its end: an arbiter that is given its turn before that would meet old epochs in what it has still to
 //! read, and take each for a rival's.
 
+mod follower;
+
+use self::follower::{Beside, Checkpoints, Follower};
 use super::{Ready, ServeConfig, ServeError, genesis, panicked, random};
 use crate::clock::Clock;
-use crate::log::chain::{ChainTip, Sealed};
 use crate::log::file::Opened;
 use crate::log::record::Policy;
-use crate::log::stream::{Heard, StreamLog, StreamReader, Void};
-use crate::partition::{Activation, Partition, PartitionConfig, Role, StepDown};
-use crate::state::State;
+use crate::log::stream::checkpoint::{self, Manifest};
+use crate::log::stream::{self, Heard, StreamLog, StreamReader, entry_of};
+use crate::partition::{Activation, Partition, PartitionConfig, Role, StepDown, Uptime};
 use crate::transport::rabbitmq::{BrokerError, BrokerUrl, Came, ConnectError, RequestQueue, Topology};
 use arbiterq_client::broker::{CALL_LIMIT, close};
 use arbiterq_client::wire::rabbitmq::grants_stream;
-use arbiterq_client::wire::{LogId, Nonce, Nudge, Request, RequestBody};
+use arbiterq_client::wire::{Hash, LogId, Nonce, Nudge, Request, RequestBody};
 use futures_util::FutureExt;
 use lapin::Connection;
 use std::time::Duration;
@@ -36,6 +38,8 @@ const BATCH_MAX: usize = 256;
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// An append or a tick that has not come back by then ends the activity: longer than a queue's change of leader takes.
 const OVERDUE: Duration = Duration::from_secs(10);
+/// Checkpoints that a start tries before it reads the whole log.
+const CHECKPOINTS_TRIED: usize = 2;
 /// Between attempts to connect: doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -64,6 +68,7 @@ pub(super) async fn serve(
             clock: Clock::system(),
             policies: policies.clone(),
             stop: stopped.clone(),
+            checkpoint_records: config.checkpoint_records,
         };
         let (follows, is_following) = oneshot::channel();
         ready_when.push(is_following);
@@ -73,8 +78,8 @@ pub(super) async fn serve(
         let mut partitions = Vec::new();
         for follows in ready_when {
             // One that failed before says why when it is joined.
-            let Ok(records) = follows.await else { return std::future::pending().await };
-            partitions.push(Opened { records, ..Opened::default() });
+            let Ok(opened) = follows.await else { return std::future::pending().await };
+            partitions.push(opened);
         }
         ready(Ready { url: url.to_string(), partitions });
         shutdown.await;
@@ -106,6 +111,7 @@ struct Setup {
     clock: Clock,
     policies: watch::Receiver<Policy>,
     stop: watch::Receiver<bool>,
+    checkpoint_records: u64,
 }
 
 /// Why a connection is over. The next one goes on.
@@ -128,29 +134,10 @@ impl From<ServeError> for Over {
     }
 }
 
-/// What has been read of a log and counts.
-struct Follower {
-    state: State,
-    /// Where the entry is whose last record is the tip.
-    tip_at: Option<u64>,
-    void: Void,
-}
-
-impl Follower {
-    /// An entry, as the log says it next.
-    fn take(&mut self, offset: u64, records: &[Sealed]) {
-        if self.void.take(&mut self.state.tip(), records) {
-            records.iter().for_each(|sealed| self.state.fold(sealed));
-            self.tip_at = Some(offset);
-        }
-    }
-}
-
-/// Serves until it is told to stop. `ready` is told once, when the log was read to its end and requests are waited for:
-/// how many records that was.
-async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError> {
+/// Serves until it is told to stop. `ready` is told once, when the log was read to its end and requests are waited for.
+async fn run(setup: Setup, ready: oneshot::Sender<Opened>) -> Result<(), ServeError> {
     let mut arbiter = Arbiter {
-        follower: Follower { state: State::new(ChainTip::before(0)), tip_at: None, void: Void::default() },
+        follower: Follower::new(),
         ready: Some(ready),
         followed: false,
         heard: Instant::now(),
@@ -194,7 +181,7 @@ async fn run(setup: Setup, ready: oneshot::Sender<u64>) -> Result<(), ServeError
 struct Arbiter {
     setup: Setup,
     follower: Follower,
-    ready: Option<oneshot::Sender<u64>>,
+    ready: Option<oneshot::Sender<Opened>>,
     /// The last connection was of use: on it the log was read to its end.
     followed: bool,
     /// When something of the log was heard.
@@ -204,25 +191,104 @@ struct Arbiter {
 impl Arbiter {
     /// One connection, until it is over.
     async fn serve(&mut self, connection: &Connection) -> Result<(), Over> {
-        let mut log = StreamLog::attach(connection, self.setup.number, self.follower.tip_at).await?;
-        let records = self.read_to_the_end(connection, &mut log).await?;
+        let (mut log, opened) = self.read(connection).await?;
         self.begin(&mut log).await?;
         self.check_identity()?;
         let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
         self.followed = true;
         if let Some(ready) = self.ready.take() {
-            let _ = ready.send(records);
+            let _ = ready.send(opened);
         }
         tracing::info!(
             partition = self.setup.number,
             index = self.follower.state.tip().next_index,
             "standby"
         );
-        Activity { log, queue, partition: None, stopping: false }.run(self).await
+        let mut activity = Activity { log, queue, active: None, stopping: false };
+        let served = activity.run(self).await;
+        if let Some(Active { beside, .. }) = activity.active {
+            let ended = tokio::task::spawn_blocking(|| beside.end()).await.map_err(panicked)?;
+            self.follower =
+                ended.ok_or_else(|| ServeError::Panicked("the log's follower panicked".into()))?;
+        }
+        served
     }
 
-    /// Everything that is on the log by now. How many records that count.
-    async fn read_to_the_end(&mut self, connection: &Connection, log: &mut StreamLog) -> Result<u64, Over> {
+    /// The log, read to its end: from where it was read before, or from a checkpoint, or all of it.
+    async fn read(&mut self, connection: &Connection) -> Result<(StreamLog, Opened), Over> {
+        let mut before = None;
+        // In the log are the records of all that were found, whichever of them is used, or it has lost them.
+        let mut recorded = Vec::new();
+        while self.follower.state.genesis().is_none() && recorded.len() < CHECKPOINTS_TRIED {
+            let number = self.setup.number;
+            let nonce = Nonce(random()?);
+            let Some(found) = checkpoint::newest(connection, number, before, nonce).await? else { break };
+            before = Some(found.0);
+            recorded.push(found.1.clone());
+            let of = found.1.of;
+            let restored = checkpoint::body(connection, number, &found).await?;
+            let restored = restored
+                .map_err(str::to_owned)
+                .and_then(|body| Follower::at(&found.1, &body, recorded.clone()));
+            let why = match restored {
+                Ok(restored) => {
+                    self.follower = restored;
+                    match self.read_to_the_end(connection).await {
+                        Ok((log, records)) if self.follower.unproven.is_empty() => {
+                            self.complain_if_cut(connection).await?;
+                            return Ok((log, Opened { records, checkpoint: Some(of), ..Opened::default() }));
+                        }
+                        read => {
+                            // Nothing of it is kept: it has not been shown to belong to the log.
+                            self.follower = Follower::new();
+                            if let Err(error) = read
+                                && !matches!(error, Over::Fatal(ServeError::Truncated { .. }))
+                            {
+                                return Err(error);
+                            }
+                            "the log does not have its record where it should be".to_owned()
+                        }
+                    }
+                }
+                Err(why) => why,
+            };
+            tracing::warn!(partition = number, of, why, "a checkpoint cannot be used");
+        }
+        self.follower.unproven.extend(recorded);
+        let (log, records) = self.read_to_the_end(connection).await?;
+        let (number, state) = (self.setup.number, &self.follower.state);
+        if state.genesis().is_none() && self.follower.void.adrift() > 0 {
+            return Err(ServeError::BeginningCut { partition: number }.into());
+        }
+        if let Some(Manifest { index, .. }) = self.follower.unproven.first() {
+            return Err(ServeError::Truncated { partition: number, index: *index }.into());
+        }
+        Ok((log, Opened { records, ..Opened::default() }))
+    }
+
+    /// Says so if the first record is gone: something removes what restarts may need.
+    async fn complain_if_cut(&self, connection: &Connection) -> Result<(), BrokerError> {
+        let mut reader = StreamReader::attach(connection, self.setup.number, stream::From::First).await?;
+        loop {
+            let (_, message) =
+                timeout(CALL_LIMIT, reader.next()).await.unwrap_or(Err(BrokerError::NoAnswer))?;
+            let Ok(Some(records)) = entry_of(&message) else { continue };
+            if let Some(first) = records.first().map(|sealed| sealed.record.index).filter(|index| *index > 0)
+            {
+                tracing::error!(
+                    partition = self.setup.number,
+                    first,
+                    "the log's beginning is not there any more: something removes it, perhaps a policy of the broker with \
+                     max-age or max-length-bytes; it may remove what the next start needs"
+                );
+            }
+            return Ok(());
+        }
+    }
+
+    /// Everything that is on the log by now, from where the follower is. How many records that count.
+    async fn read_to_the_end(&mut self, connection: &Connection) -> Result<(StreamLog, u64), Over> {
+        let mut log = StreamLog::attach(connection, self.setup.number, self.follower.tip_at).await?;
         let before = self.follower.state.tip().next_index;
         let (mut known, tip) = (self.follower.tip_at, self.follower.state.tip());
         log.mark(Nonce(random()?));
@@ -251,7 +317,7 @@ impl Arbiter {
                 Heard::Unreadable { .. } | Heard::Marker if known.is_some() => {
                     return Err(self.truncated().into());
                 }
-                Heard::Entry { offset, records } => self.follower.take(offset, &records),
+                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
                 Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
                 Heard::Marker => break,
             }
@@ -266,7 +332,7 @@ impl Arbiter {
                 "the last entries follow a record that is not in the log: `arbiter audit verify` says more"
             );
         }
-        Ok(next - before)
+        Ok((log, next - before))
     }
 
     fn truncated(&self) -> ServeError {
@@ -291,7 +357,7 @@ impl Arbiter {
         }
         while self.follower.state.genesis().is_none() {
             match timeout(CALL_LIMIT, log.next()).await.unwrap_or(Err(BrokerError::NoAnswer))? {
-                Heard::Entry { offset, records } => self.follower.take(offset, &records),
+                Heard::Entry { offset, records } => drop(self.follower.take(offset, &records)),
                 Heard::Unreadable { offset, why } => self.unreadable(offset, &why),
                 Heard::Marker => {}
             }
@@ -311,12 +377,18 @@ struct Activity {
     log: StreamLog,
     queue: RequestQueue,
     /// None while it is a standby.
-    partition: Option<Partition>,
+    active: Option<Active>,
     stopping: bool,
 }
 
+/// What decides, and what reads the log beside it: each has a state of its own.
+struct Active {
+    partition: Partition,
+    beside: Beside,
+}
+
 impl Activity {
-    async fn run(mut self, arbiter: &mut Arbiter) -> Result<(), Over> {
+    async fn run(&mut self, arbiter: &mut Arbiter) -> Result<(), Over> {
         let Setup { clock, mut stop, mut policies, .. } = arbiter.setup.clone();
         // An idle queue does not tell anybody that it is its turn.
         self.nudge(arbiter);
@@ -325,9 +397,8 @@ impl Activity {
             if self.stopping && self.is_finished() {
                 return Ok(());
             }
-            let takes =
-                !self.stopping && self.partition.as_ref().is_none_or(|partition| !partition.is_full());
-            let wake = self.partition.as_ref().and_then(Partition::next_wake);
+            let takes = !self.stopping && !self.is_full();
+            let (wake, is_active) = (self.active.as_ref().and_then(Active::next_wake), self.is_active());
             let nudge_at = arbiter.heard + NUDGE_EVERY;
             tokio::select! {
                 biased;
@@ -340,41 +411,53 @@ impl Activity {
                 }
                 _ = stop.wait_for(|stop| *stop), if !self.stopping => {
                     self.stopping = true;
-                    if let Some(partition) = &mut self.partition {
+                    if let Some(Active { partition, .. }) = &mut self.active {
                         partition.finish(clock.uptime());
                     }
                 }
-                Ok(()) = policies.changed(), if takes && self.is_active() => {
+                Ok(()) = policies.changed(), if takes && is_active => {
                     let policy = policies.borrow_and_update().clone();
-                    if let Some(partition) = &mut self.partition {
+                    if let Some(Active { partition, .. }) = &mut self.active {
                         partition.set_policy(policy, clock.uptime());
                     }
                 }
                 came = self.queue.next(takes) => {
                     self.came(arbiter, came?)?;
                     for _ in 1..BATCH_MAX {
-                        let full = self.partition.as_ref().is_some_and(Partition::is_full);
-                        let Some(came) = self.queue.next(takes && !full).now_or_never() else { break };
+                        let takes = takes && !self.is_full();
+                        let Some(came) = self.queue.next(takes).now_or_never() else { break };
                         self.came(arbiter, came?)?;
                     }
                 }
+                (of, hash) = drafted(&mut self.active) => {
+                    if let Some(Active { partition, .. }) = &mut self.active {
+                        // If it is over, so is the checkpoint.
+                        let _ = partition.checkpoint(of, hash, clock.uptime());
+                    }
+                }
                 () = clock.until(wake), if wake.is_some() => {}
-                () = tokio::time::sleep_until(nudge_at), if self.partition.is_none() => self.nudge(arbiter),
+                () = tokio::time::sleep_until(nudge_at), if self.active.is_none() => self.nudge(arbiter),
             }
-            if let Some(partition) = &mut self.partition {
+            if let Some(Active { partition, .. }) = &mut self.active {
                 partition.time(clock.uptime());
             }
         }
     }
 
     fn is_active(&self) -> bool {
-        self.partition.as_ref().is_some_and(|partition| partition.role() == Role::Active)
+        self.active.as_ref().is_some_and(|active| active.partition.role() == Role::Active)
+    }
+
+    fn is_full(&self) -> bool {
+        self.active
+            .as_ref()
+            .is_some_and(|Active { partition, beside }| partition.is_full() || beside.is_behind())
     }
 
     /// All that was taken is on the log, answered and acknowledged.
     fn is_finished(&self) -> bool {
-        let all_known = |partition: &Partition| partition.known() == partition.state().tip();
-        self.partition.as_ref().is_none_or(all_known) && self.queue.is_quiet()
+        let all_known = |Active { partition, .. }: &Active| partition.known() == partition.state().tip();
+        self.active.as_ref().is_none_or(all_known) && self.queue.is_quiet()
     }
 
     fn nudge(&mut self, arbiter: &mut Arbiter) {
@@ -385,18 +468,17 @@ impl Activity {
 
     fn hear(&mut self, arbiter: &mut Arbiter, heard: Heard) {
         arbiter.heard = Instant::now();
-        match heard {
-            Heard::Entry { offset, records } => {
-                arbiter.follower.take(offset, &records);
-                if let Some(partition) = &mut self.partition {
-                    partition.observe(&records, arbiter.setup.clock.uptime());
-                    if partition.role() == Role::Active {
-                        self.queue.set_epoch(partition.state().epoch());
-                    }
+        match (heard, &mut self.active) {
+            (Heard::Entry { offset, records }, Some(Active { partition, beside })) => {
+                partition.observe(&records, arbiter.setup.clock.uptime());
+                if partition.role() == Role::Active {
+                    self.queue.set_epoch(partition.state().epoch());
                 }
+                beside.take(offset, records);
             }
-            Heard::Unreadable { offset, why } => arbiter.unreadable(offset, &why),
-            Heard::Marker => {}
+            (Heard::Entry { offset, records }, None) => drop(arbiter.follower.take(offset, &records)),
+            (Heard::Unreadable { offset, why }, _) => arbiter.unreadable(offset, &why),
+            (Heard::Marker, _) => {}
         }
     }
 
@@ -405,14 +487,14 @@ impl Activity {
             Came::Delivery(delivery) => {
                 let now = arbiter.setup.clock.uptime();
                 // The first delivery tells that it is this arbiter's turn.
-                let partition = match &mut self.partition {
-                    Some(partition) => partition,
-                    None => self.partition.insert(activated(arbiter)?),
+                let active = match &mut self.active {
+                    Some(active) => active,
+                    None => self.active.insert(activated(arbiter)?),
                 };
-                partition.deliver(delivery, now);
+                active.partition.deliver(delivery, now);
             }
             Came::Returned(mark) => {
-                if let Some(partition) = &mut self.partition {
+                if let Some(Active { partition, .. }) = &mut self.active {
                     partition.returned(mark);
                 }
             }
@@ -423,7 +505,7 @@ impl Activity {
 
     /// Append; then send what is proven, acknowledge, post letters. In this order.
     fn carry_out(&mut self, clock: Clock) -> Result<(), Over> {
-        let Some(partition) = &mut self.partition else { return Ok(()) };
+        let Some(Active { partition, .. }) = &mut self.active else { return Ok(()) };
         let outputs = partition.outputs(clock.uptime());
         if let Some(why) = outputs.step_down {
             return Err(Over::SteppedDown(why));
@@ -438,9 +520,23 @@ impl Activity {
     }
 }
 
-/// A partition on what counts by now, whose epoch begins.
-fn activated(arbiter: &mut Arbiter) -> Result<Partition, ServeError> {
-    let Setup { number, config, clock, policies, .. } = &mut arbiter.setup;
+impl Active {
+    fn next_wake(&self) -> Option<Uptime> {
+        self.partition.next_wake()
+    }
+}
+
+/// What the next checkpoint is of, and the hash of its body; for ever while it is a standby.
+async fn drafted(active: &mut Option<Active>) -> (u64, Hash) {
+    match active {
+        Some(Active { beside, .. }) => beside.drafted().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A partition on what counts by now, whose epoch begins; what the log says from now on is read beside it.
+fn activated(arbiter: &mut Arbiter) -> Result<Active, ServeError> {
+    let Setup { url, number, config, clock, policies, checkpoint_records, .. } = &mut arbiter.setup;
     let policy = policies.borrow_and_update().clone();
     let config = PartitionConfig {
         policy,
@@ -457,5 +553,8 @@ fn activated(arbiter: &mut Arbiter) -> Result<Partition, ServeError> {
         index = partition.known().next_index,
         "it is this arbiter's turn: an epoch begins"
     );
-    Ok(partition)
+    let checkpoints = Checkpoints { url: url.clone(), number: *number, records: *checkpoint_records };
+    let follower = std::mem::replace(&mut arbiter.follower, Follower::new());
+    let beside = Beside::start(follower, checkpoints).map_err(ServeError::System)?;
+    Ok(Active { partition, beside })
 }

@@ -140,7 +140,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the arbiter at `url`: `tcp://host:port` or `unix:///path`.
+    /// Connects to the arbiter at `url`: `tcp://host:port`, `unix:///path`, or `amqp://user:password@host:port`, a broker.
     ///
     /// # Errors
     /// As [`Builder::connect`].

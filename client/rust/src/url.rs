@@ -49,7 +49,10 @@ impl FromStr for Url {
             "tls" | "kafka" => Err(not_spoken(scheme)),
             _ => {
                 let shown: String = scheme.chars().filter(|c| c.is_ascii_graphic()).take(16).collect();
-                Err(unusable(&format!("unknown scheme {shown}://"), "use tcp://host:port or unix:///path"))
+                Err(unusable(
+                    &format!("unknown scheme {shown}://"),
+                    "use tcp://host:port, unix:///path or amqp://host:port",
+                ))
             }
         }
     }
