@@ -2,7 +2,7 @@
 
 use arbiterq::log::stream::{From, StreamReader};
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
-use arbiterq_client::{Client, Outcome};
+use arbiterq_client::{Client, ErrorKind, Outcome};
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command, run};
 use arbiterq_tests::rabbitmq::Broker;
 use arbiterq_tests::verifiers::both_are_clean;
@@ -10,6 +10,7 @@ use arbiterq_tests::{PATIENCE, log_lines};
 use lapin::BasicProperties;
 use rustix::process::Signal;
 use serde_json::Value;
+use std::future::IntoFuture;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -499,4 +500,26 @@ async fn a_log_whose_beginning_was_removed_is_gone_on_with_from_a_checkpoint_or_
     let refused = arbiter_says(&url, &["serve"]).await;
     assert_eq!(refused.code, Some(65), "{}", refused.said);
     assert!(refused.said.contains("does not begin with its first record"), "{}", refused.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_short_of_memory_is_named_by_those_who_wait_and_costs_no_grant() {
+    let AtBroker { broker, url, folder: _folder, served } = AtBroker::start().await;
+    let client = Client::connect(&url).await.unwrap();
+    let held = client.acquire("held").await.unwrap();
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]);
+    let waits = client.acquire("free").wait(Duration::from_secs(2)).into_future();
+    let error = timeout(PATIENCE, waits).await.expect("the limit holds").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoArbiter);
+    assert!(error.to_string().contains("the broker takes no messages"), "{error}");
+    let ended = timeout(PATIENCE, arbiter_says(&url, &["run", "free", "--", "true"])).await;
+    let ended = ended.expect("it does not hang");
+    assert_eq!(ended.code, Some(69), "{}", ended.said);
+    assert!(ended.said.contains("the broker takes no messages"), "{}", ended.said);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    client.acquire("free").await.unwrap().release().await.unwrap();
+    held.check().expect("it was not away for a lease");
+    assert_eq!(held.release().await.unwrap(), Outcome::Released);
+    client.close().await;
+    served.stop().await;
 }

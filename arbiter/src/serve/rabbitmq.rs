@@ -154,6 +154,13 @@ async fn run(setup: Setup, ready: oneshot::Sender<Opened>) -> Result<(), ServeEr
         let served = match connected {
             Ok(connection) => {
                 let served = arbiter.serve(&connection).await;
+                if connection.status().blocked() {
+                    let partition = arbiter.setup.number;
+                    tracing::warn!(
+                        partition,
+                        "the broker takes no messages: it is short of memory or of disk"
+                    );
+                }
                 // With the connection go the consumer, what it had, and whatever was still under way.
                 close(&connection).await;
                 served

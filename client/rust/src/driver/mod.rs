@@ -42,6 +42,7 @@ pub(crate) async fn start(place: Place, config: Config) -> Result<Handle, Error>
     let driver = Driver {
         clock: config.clock,
         line: Line::new(place, config.presence, seed, incoming_sender),
+        hindered: None,
         incoming,
         place: shown,
         cores: BTreeMap::new(),
@@ -108,6 +109,8 @@ struct Driver {
     clock: Clock,
     place: String,
     line: Line,
+    /// Why what was sent last has reached no arbiter, if that was said, and nothing was heard since.
+    hindered: Option<String>,
     incoming: mpsc::Receiver<(ConnectionId, Incoming)>,
     cores: BTreeMap<u32, SessionCore>,
     requests: Requests,
@@ -209,7 +212,8 @@ impl Driver {
         });
         self.sessions_wanted.retain(|(_, done, _)| !done.is_closed());
         if self.ready.is_some() && now >= self.give_up_at {
-            let met = self.line.last_error().unwrap_or("no answer within three seconds").to_owned();
+            let met = self.line.last_error().or(self.hindered.as_deref());
+            let met = met.unwrap_or("no answer within three seconds").to_owned();
             self.started(Err(Error::no_arbiter(&self.place, met)));
         }
         let wanted = self.ready.is_some()
@@ -349,6 +353,7 @@ impl Driver {
         let now = self.clock.now();
         match incoming {
             Incoming::Replies(replies) => {
+                self.hindered = None;
                 for reply in replies {
                     self.reply(&reply, now);
                 }
@@ -356,11 +361,12 @@ impl Driver {
             Incoming::Unreadable if self.line.is_current(connection) => self.given_up(now),
             Incoming::Unreadable => {}
             // Whoever waits for the first answer hears it at once; what the others have asked is asked again.
-            Incoming::Unroutable(met) if self.ready.is_some() => {
+            Incoming::Hindered(met) if self.ready.is_some() => {
                 self.started(Err(Error::no_arbiter(&self.place, met)));
             }
-            Incoming::Unroutable(met) => {
-                tracing::warn!(met, "a request did not reach any arbiter; it is sent again")
+            Incoming::Hindered(met) => {
+                tracing::warn!(met, "a request did not reach any arbiter; it is sent again");
+                self.hindered = Some(met);
             }
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
@@ -509,12 +515,11 @@ impl Driver {
                 self.answer_sessions(partition, Some(&Error::closed()));
             }
             Event::Ended { request, end: End::NoAnswer } => {
-                let met = match self.line.address() {
-                    Some(_) => "no answer within the wait limit".to_owned(),
-                    None => self
-                        .line
-                        .last_error()
-                        .map_or("no connection".into(), |why| format!("no connection: {why}")),
+                let met = match (&self.hindered, self.line.address(), self.line.last_error()) {
+                    (Some(why), ..) => why.clone(),
+                    (None, Some(_), _) => "no answer within the wait limit".to_owned(),
+                    (None, None, Some(why)) => format!("no connection: {why}"),
+                    (None, None, None) => "no connection".to_owned(),
                 };
                 // Not "was not free": nobody has said so.
                 let error = Error::no_arbiter(&self.place, met)

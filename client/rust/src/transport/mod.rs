@@ -30,9 +30,9 @@ pub(crate) enum Incoming {
     Replies(Vec<Reply>),
     /// What came is no message: nothing that comes on it is taken any more. It is still open.
     Unreadable,
-    /// What was sent reaches no arbiter, and why. The connection is as it was.
+    /// What is sent reaches no arbiter for now, and why. The connection is as it was.
     #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only a broker stands between"))]
-    Unroutable(String),
+    Hindered(String),
     /// The other side has ended it.
     Ended,
 }

@@ -10,8 +10,9 @@ use crate::broker::{
 use crate::wire::Reply;
 use crate::wire::rabbitmq::REQUESTS_EXCHANGE;
 use futures_util::StreamExt;
-use lapin::Consumer;
+use futures_util::stream::BoxStream;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{Consumer, Event};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -62,7 +63,9 @@ pub(crate) async fn connect(
     let (lines, to_publish) = mpsc::unbounded_channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let (under_way, waiting) = (VecDeque::new(), waiting_bytes.clone());
-    let writer = Writer { requests, waiting_bytes: waiting, under_way, id, incoming: incoming.clone() };
+    let events = broker.events_listener().boxed();
+    let writer =
+        Writer { requests, events, waiting_bytes: waiting, under_way, id, incoming: incoming.clone() };
     tokio::spawn(async move {
         if let Err(error) = writer.run(to_publish).await {
             tracing::debug!(%error, "nothing more is published on this connection");
@@ -79,6 +82,7 @@ pub(crate) async fn connect(
 
 struct Writer {
     requests: Requests,
+    events: BoxStream<'static, Event>,
     waiting_bytes: Arc<AtomicUsize>,
     /// How long each message is that was published and not confirmed.
     under_way: VecDeque<usize>,
@@ -96,6 +100,10 @@ impl Writer {
                 published = self.requests.next() => {
                     let published = published?;
                     self.confirmed(published.returned.is_some()).await;
+                }
+                Some(Event::ConnectionBlocked(reason)) = self.events.next() => {
+                    let why = format!("the broker takes no messages: {reason}");
+                    let _ = self.incoming.send((self.id, Incoming::Hindered(why))).await;
                 }
                 taken = lines.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
@@ -128,7 +136,7 @@ impl Writer {
             let why = format!(
                 "no queue is bound to {REQUESTS_EXCHANGE} for that partition: run `arbiter broker init`"
             );
-            let _ = self.incoming.send((self.id, Incoming::Unroutable(why))).await;
+            let _ = self.incoming.send((self.id, Incoming::Hindered(why))).await;
         }
     }
 }
