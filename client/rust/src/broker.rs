@@ -5,9 +5,11 @@
 
 mod mailbox;
 mod publisher;
+mod server;
 
 pub use mailbox::{Mailbox, MailboxError, Requests};
 pub use publisher::{Message, Published, Publisher};
+pub use server::Server;
 
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};

@@ -156,6 +156,11 @@ impl Client {
         Builder::new(url.parse().map(Place::At))
     }
 
+    /// A client of the arbiter at a URL that was read before, to be put together.
+    pub fn at(url: Url) -> Builder {
+        Builder::new(Ok(Place::At(url)))
+    }
+
     /// A client of an arbiter in this program, to be put together.
     pub fn over(connector: Connector) -> Builder {
         Builder::new(Ok(Place::Here(connector)))
