@@ -10,6 +10,6 @@ mod queue;
 mod topology;
 
 pub(crate) use queue::{Came, RequestQueue};
-pub use topology::{DeclareError, Topology};
+pub use topology::{Compared, DeclareError, Topology};
 
 pub use arbiterq_client::broker::{BrokerError, BrokerUrl, ConnectError, InvalidBrokerUrl};

@@ -46,6 +46,17 @@ pub struct Topology {
     items: Vec<Item>,
 }
 
+/// What is at the broker of all that must be there.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// So many are as they must be.
+    pub same: usize,
+    /// These are there; whether they differ, this user is not told.
+    pub not_compared: Vec<String>,
+    /// What is missing or different.
+    pub problems: Vec<DeclareError>,
+}
+
 /// Why the broker is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
@@ -167,15 +178,32 @@ impl Topology {
     /// Safe.
     pub async fn check(&self, connection: &Connection) -> Result<(), DeclareError> {
         for item in &self.items {
-            // What the broker refuses ends the channel.
-            let channel = answered("a channel", connection.create_channel()).await?;
-            answered(item, item.look(&channel)).await?;
-            match answered(item, item.declare(&channel)).await {
-                Err(DeclareError::NotAllowed { .. }) => {}
-                declared => declared?,
-            }
+            item.compare(connection).await?;
         }
         Ok(())
+    }
+
+    /// As [`check`](Self::check), and all that is missing or different. Of bindings nothing is said: whoever looks at one
+    /// would make it.
+    ///
+    /// # Errors
+    /// The broker is gone, or does not answer.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn compare(&self, connection: &Connection) -> Result<Compared, DeclareError> {
+        let mut found = Compared::default();
+        for item in self.items.iter().filter(|item| !matches!(item, Item::Binding { .. })) {
+            match item.compare(connection).await {
+                Ok(true) => found.same += 1,
+                Ok(false) => found.not_compared.push(item.to_string()),
+                Err(error @ (DeclareError::Failed { .. } | DeclareError::NoAnswer { .. })) => {
+                    return Err(error);
+                }
+                Err(problem) => found.problems.push(problem),
+            }
+        }
+        Ok(found)
     }
 
     /// As the broker's own `definitions.json`, for one of its virtual hosts.
@@ -216,6 +244,17 @@ async fn answered<T>(
 }
 
 impl Item {
+    /// Whether it could be compared: an error if it is not there, or is another.
+    async fn compare(&self, connection: &Connection) -> Result<bool, DeclareError> {
+        // What the broker refuses ends the channel.
+        let channel = answered("a channel", connection.create_channel()).await?;
+        answered(self, self.look(&channel)).await?;
+        match answered(self, self.declare(&channel)).await {
+            Err(DeclareError::NotAllowed { .. }) => Ok(false),
+            declared => declared.map(|()| true),
+        }
+    }
+
     /// An error if it is not there; of bindings nothing is known but by declaring them.
     async fn look(&self, channel: &Channel) -> lapin::Result<()> {
         match self {
