@@ -11,6 +11,7 @@ mod broker;
 mod completions;
 mod config;
 mod demo;
+mod doctor;
 mod folders;
 mod lock;
 mod look;
@@ -104,6 +105,8 @@ enum Command {
     /// Settings of the service
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look at everything that an arbiter needs, and say what is wrong; changes nothing
+    Doctor(doctor::Doctor),
     /// Completions for a shell
     Completions(completions::Completions),
     /// A manual page, in roff
@@ -136,6 +139,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "rabbitmq")]
         Command::Broker(broker) => alone(broker.run(&global)),
         Command::Config(config) => config.run(&global),
+        Command::Doctor(doctor) => alone(doctor.run(&global)),
         Command::Completions(completions) => completions.run(&global),
         Command::Man(man) => man.run(&global),
     };
@@ -203,6 +207,7 @@ mod tests {
             #[cfg(feature = "rabbitmq")]
             "broker init --print --config f --url amqp://host",
             "config show --config f",
+            "doctor --config f --data d --url tcp://127.0.0.1:1 --json",
             "config explain log.level",
             "completions bash",
             "man run",

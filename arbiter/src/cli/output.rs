@@ -80,6 +80,13 @@ impl Failure {
         format!("{}{}", self.what, parts.collect::<String>())
     }
 
+    /// Everything but the help, in one line, and the help.
+    pub(crate) fn and_help(mut self) -> (String, Option<String>) {
+        let help = self.parts.iter().position(|(label, _)| *label == "help");
+        let help = help.map(|at| self.parts.remove(at).1);
+        (self.on_a_line(), help)
+    }
+
     pub(crate) fn help(self, text: impl Into<String>) -> Self {
         self.part("help", text)
     }
