@@ -67,9 +67,9 @@ async fn an_arbiter_that_is_cut_off_is_replaced_and_what_it_says_counts_nothing(
     assert!(report.grants > cycles);
     let (most, middle) = most_and_middle(waits);
     println!(
-        "counts: the active arbiter cut off {} times ({cuts:?}), {} records, {} epochs, {cycles} cycles, nothing lost; the \
-         longest acquire across one at most {most:?}, in the middle {middle:?}",
-        cuts.len(),
+        "counts: the active arbiter cut off {0} times one-way and {0} two-way, {1} records, {2} epochs, {cycles} cycles, \
+         nothing lost; the longest acquire across one at most {most:?}, in the middle {middle:?}",
+        cuts.len() / 2,
         report.records,
         report.epochs
     );
@@ -159,8 +159,8 @@ async fn a_command_that_is_cut_off_is_stopped_before_the_next_is_granted_and_a_w
     assert_eq!(report.grants, 5 * cuts.len() as u64);
     let (most, middle) = most_and_middle(passed_on);
     println!(
-        "counts: commands cut off {} times ({cuts:?}): each stopped (123) before the next was granted, at most {most:.1?} \
-         after the cut, in the middle {middle:.1?}, with a lease of {LEASE:?}; each that waited there kept its place",
-        cuts.len()
+        "counts: commands cut off {0} times one-way and {0} two-way: each stopped (123) before the next was granted, at \
+         most {most:.1?} after the cut, in the middle {middle:.1?}, with a lease of {LEASE:?}; each that waited there kept its place",
+        cuts.len() / 2
     );
 }
