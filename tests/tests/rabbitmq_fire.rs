@@ -2,7 +2,7 @@
 //! waiting for one resource. `ARBITER_LONG=1` stops it as long as operators do, under the default lease; the other
 //! long forms are beside their tests.
 
-use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
+use arbiterq_client::broker::{BrokerUrl, Message, Publisher, close};
 use arbiterq_client::{Client, Outcome, Ticket};
 use arbiterq_tests::binary::{FAMILY, Running, Served, arbiter_says, family, is_alive, run};
 use arbiterq_tests::fuzz::mutate::{Random, mutate};
@@ -249,13 +249,15 @@ const LIES_UNDER_WAY: usize = 64;
 /// Says who it is not, again and again: the broker takes none of it. How often.
 async fn says_another_name(url: BrokerUrl, stop: Arc<AtomicBool>) -> u64 {
     let mut said = 0;
-    let connection = url.connect("liar").await.unwrap();
     while !stop.load(Ordering::Relaxed) {
+        // Another each time: the broker ends the channel, and one that is opened in its place may be told so instead.
+        let connection = url.connect("liar").await.unwrap();
         let mut publisher = Publisher::on(connection.create_channel().await.unwrap()).await.unwrap();
         let (exchange, body) = ("arbiter.requests", b"{}".to_vec());
         let properties = BasicProperties::default().with_user_id("alice".into());
         publisher.publish(Message { exchange, key: "0", mandatory: true, body, properties });
         assert!(publisher.next().await.is_err(), "the broker does not take it");
+        close(&connection).await;
         said += 1;
     }
     said
@@ -276,7 +278,7 @@ async fn overheard(url: &BrokerUrl, time: Duration) -> Vec<(Vec<u8>, BasicProper
     while let Some(message) = channel.basic_get("tap".into(), options).await.unwrap() {
         heard.push((message.delivery.data, message.delivery.properties));
     }
-    connection.close(200, "".into()).await.unwrap();
+    close(&connection).await;
     heard
 }
 
