@@ -17,7 +17,7 @@ mod load;
 pub use explain::{Explained, explain};
 pub use file::Fsync;
 pub use listen::Listen;
-pub use load::{Effective, Loaded, Problem, Sources, load};
+pub use load::{Effective, Loaded, Problem, Sources, load, variable_of};
 
 use crate::log::file;
 use crate::log::record::{POLICY_BYTES_MAX, Policy};

@@ -24,6 +24,8 @@ const BIN: &str = "/usr/lib/rabbitmq/bin";
 pub struct Broker {
     home: Arc<Home>,
     listens_at: SocketAddrV4,
+    /// The port for TLS; 0 if there is none.
+    tls: u16,
     distribution: u16,
     process: Child,
     at_end: AtEnd,
@@ -58,15 +60,36 @@ impl Broker {
 
     /// As [`start`](Self::start), where another address of this machine is listened at.
     pub async fn start_at(address: Ipv4Addr) -> Self {
-        let ([amqp, distribution], home) = (free_ports(), Arc::new(Home::new("")));
+        let ([amqp, distribution], home) = (free_ports(), Arc::new(Home::new("", "")));
         let mut broker = Self::begin(home, SocketAddrV4::new(address, amqp), distribution);
+        broker.listens().await;
+        broker
+    }
+
+    /// Starts one that also listens for TLS: by `ca.pem`, `broker.pem` and `broker.key` in a folder, and with these further
+    /// lines in its configuration. It takes users from certificates, by their common names.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn start_with_tls(files: &Path, further: &str) -> Self {
+        let files = files.display();
+        let [amqp, tls, distribution] = free_ports();
+        let config = format!(
+            "listeners.ssl.1 = 127.0.0.1:{tls}\nssl_options.cacertfile = {files}/ca.pem\n\
+             ssl_options.certfile = {files}/broker.pem\nssl_options.keyfile = {files}/broker.key\n\
+             ssl_options.verify = verify_peer\nssl_cert_login_from = common_name\n\
+             auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\n{further}\n"
+        );
+        let home = Arc::new(Home::new("rabbitmq_auth_mechanism_ssl", &config));
+        let mut broker = Self::begin(home, SocketAddrV4::new(Ipv4Addr::LOCALHOST, amqp), distribution);
+        broker.tls = tls;
         broker.listens().await;
         broker
     }
 
     fn begin(home: Arc<Home>, listens_at: SocketAddrV4, distribution: u16) -> Self {
         let (process, at_end) = home.node(listens_at, distribution);
-        Self { home, listens_at, distribution, process, at_end }
+        Self { home, listens_at, tls: 0, distribution, process, at_end }
     }
 
     /// Kills it.
@@ -148,6 +171,11 @@ impl Broker {
         format!("amqp://{user}:{password}@{}/%2f", self.listens_at)
     }
 
+    /// Where a user connects by TLS: `who` is what stands before the `@` and the `@` itself, or nothing.
+    pub fn tls_url(&self, who: &str, host: &str) -> String {
+        format!("amqps://{who}{host}:{}/%2f", self.tls)
+    }
+
     /// Runs `rabbitmqctl`; what it printed.
     ///
     /// # Panics
@@ -191,7 +219,7 @@ impl Cluster {
         for (at, ports) in ports.chunks(2).enumerate() {
             config += &format!("cluster_formation.classic_config.nodes.{at} = {}\n", name_of(ports[0]));
         }
-        let (home, mut nodes) = (Arc::new(Home::new(&config)), Vec::new());
+        let (home, mut nodes) = (Arc::new(Home::new("", &config)), Vec::new());
         for ports in ports.chunks(2) {
             let listens_at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ports[0]);
             nodes.push(Broker::begin(home.clone(), listens_at, ports[1]));
@@ -209,10 +237,10 @@ impl Cluster {
 }
 
 impl Home {
-    fn new(config: &str) -> Self {
+    fn new(plugin: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let [epmd_port] = free_ports();
-        std::fs::write(folder.path().join("enabled_plugins"), "[].\n").expect("written");
+        std::fs::write(folder.path().join("enabled_plugins"), format!("[{plugin}].\n")).expect("written");
         // Who comes from another address of this machine is no stranger.
         let config = format!("loopback_users = none\n{config}");
         std::fs::write(folder.path().join("rabbitmq.conf"), config).expect("written");

@@ -4,7 +4,7 @@
 mod broker;
 
 use super::folders::log_folders;
-use super::output::{Failure, Output, exit};
+use super::output::{Failure, exit};
 use super::{Global, Outcome};
 use arbiterq::audit::replay::{self, ReplayError, replay_folder};
 use arbiterq::audit::verify::{Progress, Promise, VerifyError, verify_folder};
@@ -45,12 +45,11 @@ const PROGRESS_BYTES: u64 = 64 << 20;
 
 impl Audit {
     pub(crate) fn run(self, global: &Global) -> Outcome {
-        let output = global.output();
         match self {
             Self::Verify { source, receipts } => {
                 let receipts = read_receipts(&receipts)?;
                 let of_none = Cell::new(receipts.len() as u64);
-                let verified = judge(&source, &output, "verified", |folder| {
+                let verified = judge(&source, global, "verified", |folder| {
                     let report = verify(folder, &receipts)?;
                     of_none.set(of_none.get() - report.receipts);
                     Ok(report)
@@ -64,9 +63,9 @@ impl Audit {
                     }
                 }
             }
-            Self::Replay { source } => judge(&source, &output, "replayed", replay),
+            Self::Replay { source } => judge(&source, global, "replayed", replay),
             #[cfg(feature = "rabbitmq")]
-            Self::Export(export) => export.run(&output),
+            Self::Export(export) => export.run(global),
         }
     }
 }
@@ -75,13 +74,14 @@ impl Audit {
 /// is said, and exited with, also where nobody reads the reports.
 fn judge<R: Display + Serialize>(
     source: &Path,
-    output: &Output,
+    global: &Global,
     verdict: &str,
     judge: impl Fn(&Path) -> Result<R, Failure>,
 ) -> Outcome {
+    let output = global.output();
     // A log at a broker is judged as a folder that it is copied into.
     #[cfg(feature = "rabbitmq")]
-    let copied = broker::Copied::of(source)?;
+    let copied = broker::Copied::of(source, global)?;
     #[cfg(feature = "rabbitmq")]
     let source = copied.as_ref().map_or(source, broker::Copied::folder);
     let judged: Vec<_> = log_folders(source)?.iter().map(|folder| judge(folder)).collect();

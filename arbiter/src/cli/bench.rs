@@ -109,7 +109,7 @@ impl Bench {
         let mut clients = Vec::new();
         for number in 0..self.connections.min(self.clients) {
             let label = format!("bench:{}:{number}", std::process::id());
-            clients.push(Client::builder(global.url()).label(label).connect().await?);
+            clients.push(global.client().label(label).connect().await?);
         }
         let slots: Arc<[Slot]> = (0..self.resources()).map(|_| Slot::default()).collect();
         let shared =

@@ -3,7 +3,8 @@
 use super::config::Given;
 use super::output::{Failure, exit};
 use super::{Global, Outcome};
-use arbiterq::transport::rabbitmq::{BrokerError, BrokerUrl, ConnectError, DeclareError, Topology};
+use arbiterq::transport::rabbitmq::{BrokerError, ConnectError, DeclareError, Topology};
+use arbiterq_client::URL_DEFAULT;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,13 +30,10 @@ pub(crate) struct Init {
 impl Broker {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let Self::Init(Init { print, config }) = self;
-        let url: BrokerUrl = global.url().parse().map_err(|error| {
-            let what = format!("{error}");
-            Failure::new("usage", exit::USAGE, what)
-                .help("--url amqp://user:password@host:port, or ARBITER_URL")
-        })?;
-        // The URL is the broker's here, and no place to listen at.
-        let settings = Given::of_file(config).load(&Global { url: None, ..global.clone() })?.settings;
+        let url = global.broker(global.url(), "--url amqp://user:password@host:port, or ARBITER_URL")?;
+        // The URL is the broker's here, and no place to listen at; the service's own files are not here, perhaps.
+        let elsewhere = Global { url: Some(URL_DEFAULT.to_owned()), ..global.clone() };
+        let settings = Given::of_file(config).load(&elsewhere)?.settings;
         let topology = Topology::new(settings.partitions, &settings.policy);
         if print {
             let definitions = topology.definitions(url.vhost());
@@ -53,8 +51,14 @@ impl Broker {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        Self::new("no-broker", exit::UNAVAILABLE, error.to_string())
-            .help("is it running, and does it know this user? `rabbitmqctl status`, `rabbitmqctl list_users`")
+        let failure = Self::new("no-broker", exit::UNAVAILABLE, error.to_string());
+        match error {
+            ConnectError::Access(error) => error.into(),
+            ConnectError::Tls { help, .. } => failure.help(help),
+            _ => failure.help(
+                "is it running, and does it know this user? `rabbitmqctl status`, `rabbitmqctl list_users`",
+            ),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::output::{Failure, Output, Table, colour_out, exit};
 use super::{Global, Outcome};
-use arbiterq::settings::{DEFAULT_TOML, Explained, Loaded, Problem, Sources, explain, load};
+use arbiterq::settings::{DEFAULT_TOML, Explained, Loaded, Problem, Sources, explain, load, variable_of};
 use serde_json::json;
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -57,23 +58,28 @@ impl Given {
             variables: std::env::vars_os().collect(),
             given: Vec::new(),
         };
-        if let Some(url) = global.given_url() {
-            let by_variable = std::env::var_os("ARBITER_URL").is_some_and(|set| set == url);
+        let mut given = |key, option, variable: Option<&'static str>, value: &OsStr| {
+            let by_variable = variable.filter(|name| std::env::var_os(name).is_some_and(|set| set == value));
             // The one word for where the arbiter is, for clients and for the arbiter itself; the variable that is
             // meant for the arbiter alone says more.
-            if !(by_variable && std::env::var_os("ARBITER__URL").is_some()) {
-                sources.given.push((
-                    "url",
-                    url.to_owned(),
-                    if by_variable { "ARBITER_URL" } else { "--url" },
-                ));
+            if by_variable.is_some() && std::env::var_os(variable_of(key)).is_some() {
+                return Ok(());
             }
+            let source = by_variable.unwrap_or(option);
+            let not_text =
+                || Failure::new("configuration", exit::CONFIGURATION, format!("{source} is not UTF-8"));
+            sources.given.push((key, value.to_str().ok_or_else(not_text)?.to_owned(), source));
+            Ok::<_, Failure>(())
+        };
+        if let Some(url) = global.given_url() {
+            given("url", "--url", Some("ARBITER_URL"), url.as_ref())?;
+        }
+        #[cfg(feature = "rabbitmq")]
+        for (key, option, variable, file) in global.files.said() {
+            given(key, option, Some(variable), file.as_ref())?;
         }
         if let Some(data) = &self.data {
-            let Some(data) = data.to_str() else {
-                return Err(Failure::new("configuration", exit::CONFIGURATION, "--data is not UTF-8"));
-            };
-            sources.given.push(("data", data.to_owned(), "--data"));
+            given("data", "--data", None, data.as_ref())?;
         }
         Ok(load(&sources))
     }

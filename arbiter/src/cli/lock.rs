@@ -3,7 +3,7 @@
 use super::output::{Failure, duration, exit};
 use super::run::{Waited, Wanted, label, owner_around, partition_for, resource_names};
 use super::{Global, Outcome};
-use arbiterq_client::{Client, Outcome as Given};
+use arbiterq_client::Outcome as Given;
 use serde_json::json;
 use std::io::Read;
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ impl Lock {
         let output = global.output();
         let resources = resource_names(std::slice::from_ref(&self.resource))?;
         let mut asked_to_end = EndSignal::new()?;
-        let mut builder = Client::builder(global.url()).label(label()).lease(self.lease);
+        let mut builder = global.client().label(label()).lease(self.lease);
         if let Some(fail_fast) = self.fail_fast {
             builder = builder.fail_fast(fail_fast);
         }

@@ -21,7 +21,7 @@ pub(crate) struct Queue {
 
 /// A client that only looks and operates: it opens no session.
 pub(crate) async fn looker(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::builder(global.url()).label(super::run::label()).session(false).connect().await?)
+    Ok(global.client().label(super::run::label()).session(false).connect().await?)
 }
 
 /// The same look at every partition.

@@ -4,6 +4,8 @@
 //! returns what to exit with, or a [`Failure`]. Nothing here decides who holds what: commands talk to an arbiter
 //! through the client library, or read a log that they find on disk.
 
+#[cfg(feature = "rabbitmq")]
+mod access;
 mod audit;
 mod bench;
 #[cfg(feature = "rabbitmq")]
@@ -43,12 +45,16 @@ struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// Where the arbiter is: tcp://host:port, unix:///path or amqp://user:password@host:port [default: tcp://127.0.0.1:7117]
+    /// Where the arbiter is: tcp://host:port or unix:///path, or the broker where it reads: amqp(s)://…
+    /// [default: tcp://127.0.0.1:7117]
     #[arg(long, global = true, env = "ARBITER_URL", hide_env_values = true, value_name = "URL")]
     url: Option<String>,
     /// One JSON object a line instead of text
     #[arg(long, global = true)]
     json: bool,
+    #[cfg(feature = "rabbitmq")]
+    #[command(flatten)]
+    files: access::Files,
 }
 
 impl Global {
@@ -64,6 +70,12 @@ impl Global {
     pub(crate) fn given_url(&self) -> Option<&str> {
         let empty_variable = || std::env::var_os("ARBITER_URL").is_some_and(|set| set.is_empty());
         self.url.as_deref().filter(|url| !(url.is_empty() && empty_variable()))
+    }
+
+    /// A client of where the arbiter is said to be.
+    #[cfg(not(feature = "rabbitmq"))]
+    pub(crate) fn client(&self) -> arbiterq_client::Builder {
+        arbiterq_client::Client::builder(self.url())
     }
 }
 
@@ -206,6 +218,8 @@ mod tests {
             "bench --clients 64 --resources 8 --for 10s --json",
             #[cfg(feature = "rabbitmq")]
             "broker init --print --config f --url amqp://host",
+            #[cfg(feature = "rabbitmq")]
+            "run a --credentials f --tls-ca f --tls-certificate f --tls-key f -- true",
             "config show --config f",
             "doctor --config f --data d --url tcp://127.0.0.1:1 --json",
             "config explain log.level",

@@ -135,6 +135,7 @@ impl From<arbiterq_client::Error> for Failure {
                 exit::UNAVAILABLE
             }
             K::Url => exit::USAGE,
+            K::Configuration => exit::CONFIGURATION,
             K::NotGranted | K::Busy => exit::NOT_GRANTED,
             K::Refused(_) => exit::REFUSED,
             K::Protocol => exit::SOFTWARE,

@@ -1,7 +1,7 @@
 //! What each setting is for, as `config/default.toml` says it: there is one text about a key, and it is that one.
 
 use super::DEFAULT_TOML;
-use super::load::{KEYS, PREFIX, RULES};
+use super::load::{KEYS, RULES, variable_of};
 
 /// A setting, explained.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -36,7 +36,7 @@ pub fn explain() -> Vec<Explained> {
                 None => section.is_empty() && **key == name,
             };
             if let Some(key) = KEYS.iter().find(is_it) {
-                let variable = format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+                let variable = variable_of(key);
                 let text = comment.join("\n");
                 all.push(Explained { key, default: Some(default), variable: Some(variable), text });
             }

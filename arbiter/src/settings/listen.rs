@@ -1,6 +1,6 @@
 //! Where the arbiter listens.
 
-use arbiterq_client::Url;
+use arbiterq_client::{Access, Url};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -51,6 +51,23 @@ impl Listen {
             }
             Url::Unix(path) => Ok(Self::Unix(path)),
             other => Err(format!("{other} is not the direct transport; write tcp://127.0.0.1:port")),
+        }
+    }
+
+    /// With the files by which a broker is reached; of no use elsewhere.
+    ///
+    /// # Errors
+    /// The key of the file that cannot be used, and why.
+    pub fn with(self, access: &Access) -> Result<Self, (&'static str, String)> {
+        match self {
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(url) => {
+                url.with(access).map(Self::RabbitMq).map_err(|error| (error.key, error.problem))
+            }
+            other => {
+                let _ = access;
+                Ok(other)
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{DEFAULT_TOML, Fsync, GrantLog, Listen, Log, LogFormat, Settings};
 use crate::log::record::{Policy, Rule};
+use arbiterq_client::{Access, Tls};
 use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,8 +14,9 @@ use std::time::Duration;
 /// service of that name.
 pub(super) const PREFIX: &str = "ARBITER__";
 /// Every key but the rules, which are a list.
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 18] = [
     "url",
+    "credentials",
     "data",
     "partitions",
     "barrier_interval_ms",
@@ -26,10 +28,18 @@ pub(super) const KEYS: [&str; 14] = [
     "limits.sessions_max",
     "limits.in_flight_max",
     "limits.lease_ms_max",
+    "tls.ca",
+    "tls.certificate",
+    "tls.key",
     "log.level",
     "log.format",
 ];
 pub(super) const RULES: &str = "rules";
+
+/// The variable that sets a key.
+pub fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
 
 /// Where to look beside the defaults.
 #[derive(Clone, Debug, Default)]
@@ -183,12 +193,12 @@ impl Layer {
                 problems.push(Problem { key: name.clone(), source: name.clone(), problem });
             };
             let key = name[PREFIX.len()..].replace("__", ".").to_ascii_lowercase();
-            let written = format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+            let written = variable_of(&key);
             if key == RULES || key.starts_with("rules.") {
                 problem("rules are given in a file only".to_owned());
             } else if !KEYS.contains(&key.as_str()) || written != name {
-                let nearest = nearest_key(&key).map(|key| key.replace('.', "__").to_ascii_uppercase());
-                let hint = nearest.map_or(String::new(), |key| format!("; did you mean {PREFIX}{key}?"));
+                let nearest = nearest_key(&key).map(variable_of);
+                let hint = nearest.map_or(String::new(), |name| format!("; did you mean {name}?"));
                 problem(format!("is no setting{hint}"));
             } else if let Some(value) = value.to_str() {
                 layer.values.insert(key, Value::new(Some(&name), ValueKind::String(value.to_owned())));
@@ -318,7 +328,22 @@ impl Reader<'_> {
             // As it was given it may hold a password.
             effective.value = url.to_string().into();
         }
-        listen
+        let mut file = |key| {
+            let wanted = "wanted a file, or \"\" for none";
+            self.read(key, wanted, |value| {
+                Ok(Some(PathBuf::from(text(value)?)).filter(|file| !file.as_os_str().is_empty()))
+            })
+        };
+        let credentials = file("credentials");
+        let access = Access {
+            credentials,
+            tls: Tls::of_files(file("tls.ca"), file("tls.certificate"), file("tls.key")),
+        };
+        listen.with(&access).unwrap_or_else(|(key, problem)| {
+            let source = source_of(self.merged, key);
+            self.problems.push(Problem { key: key.to_owned(), source, problem });
+            Listen::placeholder()
+        })
     }
 
     /// The value of a key; its default after noting the problem.
@@ -401,6 +426,7 @@ placeholders! {
     Duration: Duration::from_millis(100),
     String: "info".to_owned(),
     PathBuf: PathBuf::from("."),
+    Option<PathBuf>: None,
     Listen: Listen::Unix(PathBuf::from("/")),
     Fsync: Fsync::Always,
     LogFormat: LogFormat::Text,

@@ -80,6 +80,16 @@ fn each_problem_is_named_with_key_and_source() {
         ("url = 7117", None, "url", "is 7117, wanted tcp://"),
         ("url = \"tcp://0.0.0.0:7117\"", None, "url", "beyond this machine"),
         ("url = \"amqp://me:hunter2@host:x\"", None, "url", "write amqp"),
+        #[cfg(feature = "rabbitmq")]
+        (
+            "url = \"amqps://me@host\"\n[tls]\nca = \"/nowhere/ca\"",
+            None,
+            "tls.ca",
+            "/nowhere/ca: No such file",
+        ),
+        #[cfg(feature = "rabbitmq")]
+        ("url = \"amqp://me@host\"\n[tls]\nca = \"/nowhere/ca\"", None, "url", "write amqps://"),
+        ("[tls]\nca = 7", None, "tls.ca", "is 7, wanted a file"),
         ("[url]\nhost = 1", None, "url.host", "is no setting"),
         ("data = \"\"", None, "data", "is empty"),
         ("barrier_interval_ms = 0", None, "barrier_interval_ms", "wanted 1 to 1000"),

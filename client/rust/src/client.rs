@@ -1,5 +1,7 @@
 //! The handle that programs hold.
 
+#[cfg(feature = "rabbitmq")]
+use crate::access::{Access, Tls};
 use crate::acquire::{Acquire, Want};
 use crate::clock::Clock;
 use crate::driver::{self, Handle};
@@ -41,6 +43,8 @@ pub(crate) struct Config {
 pub struct Builder {
     place: Result<Place, Error>,
     config: Config,
+    #[cfg(feature = "rabbitmq")]
+    access: Access,
 }
 
 impl Builder {
@@ -53,7 +57,12 @@ impl Builder {
             presence: true,
             session: true,
         };
-        Self { place, config }
+        Self {
+            place,
+            config,
+            #[cfg(feature = "rabbitmq")]
+            access: Access::default(),
+        }
     }
 
     /// What people see as the holder's name. Default: the program's name and process id.
@@ -72,6 +81,28 @@ impl Builder {
     /// that. Fast failover, at the price of losing grants when a broker restarts.
     pub fn fail_fast(mut self, after: Duration) -> Self {
         self.config.fail_fast = Some(after);
+        self
+    }
+
+    /// Whom to trust at `amqps://`, and what to show there. Default: whom the system trusts, and nothing.
+    #[cfg(feature = "rabbitmq")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.access.tls = tls;
+        self
+    }
+
+    /// Take user and password from this file, one line `user:password`, if the URL of a broker names no user.
+    #[cfg(feature = "rabbitmq")]
+    pub fn credentials(mut self, file: impl Into<std::path::PathBuf>) -> Self {
+        self.access.credentials = Some(file.into());
+        self
+    }
+
+    /// All of it at once.
+    #[cfg(feature = "rabbitmq")]
+    #[doc(hidden)]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
         self
     }
 
@@ -99,13 +130,18 @@ impl Builder {
     /// Connects, and opens a session.
     ///
     /// # Errors
-    /// `NoArbiter` if nobody answers within three seconds; `Url` if the URL cannot be used; `Refused` if the
-    /// arbiter does not take the session.
+    /// `NoArbiter` if nobody answers within three seconds; `Url` if the URL cannot be used; `Configuration` if a file
+    /// for it cannot; `Refused` if the arbiter does not take the session.
     ///
     /// # Cancel safety
     /// Dropped half-way, the connection is closed and with it the session.
     pub async fn connect(self) -> Result<Client, Error> {
         let place = self.place?;
+        #[cfg(feature = "rabbitmq")]
+        let place = match place {
+            Place::At(Url::RabbitMq(url)) => Place::At(Url::RabbitMq(url.with(&self.access)?)),
+            place => place,
+        };
         check_text("label", &self.config.label, LABEL_BYTES_MAX)
             .map_err(|error| Error::new(ErrorKind::Refused(Reason::InvalidText), error.to_string()))?;
         let handle = driver::start(place, self.config).await?;

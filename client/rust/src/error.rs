@@ -12,6 +12,8 @@ pub enum ErrorKind {
     NoArbiter,
     /// The URL cannot be used.
     Url,
+    /// A file that says who we are, or whom to trust, cannot be used.
+    Configuration,
     /// Not granted within the wait limit; the request has been withdrawn.
     NotGranted,
     /// Not free, and the request did not want to wait.
@@ -40,6 +42,7 @@ impl ErrorKind {
         match self {
             Self::NoArbiter => "no-arbiter",
             Self::Url => "url",
+            Self::Configuration => "configuration",
             Self::NotGranted => "not-granted",
             Self::Busy => "busy",
             Self::Refused(_) => "refused",
@@ -135,6 +138,13 @@ impl Error {
     /// The last place in line that was heard of, where the request waited.
     pub fn position(&self) -> Option<&Position> {
         self.parts.position.as_ref()
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+impl From<crate::broker::AccessError> for Error {
+    fn from(error: crate::broker::AccessError) -> Self {
+        Self::new(ErrorKind::Configuration, format!("{} {}", error.key, error.problem))
     }
 }
 

@@ -26,6 +26,7 @@ pub mod fence;
 pub mod transport;
 pub mod wire;
 
+mod access;
 mod acquire;
 mod client;
 mod driver;
@@ -34,6 +35,9 @@ mod grant;
 mod ticket;
 mod url;
 
+#[doc(hidden)]
+pub use access::Access;
+pub use access::Tls;
 pub use acquire::{Acquire, Want};
 pub use client::{Builder, Client, LEASE_DEFAULT};
 pub use clock::Clock;

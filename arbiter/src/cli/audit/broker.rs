@@ -1,8 +1,8 @@
 //! Logs at a broker: copied into a folder, to stay there or to be judged.
 
-use crate::cli::output::{Failure, Output, exit};
+use crate::cli::output::{Failure, exit};
 use crate::cli::serve::stop_signal;
-use crate::cli::{Outcome, together};
+use crate::cli::{Global, Outcome, together};
 use arbiterq::audit::export::{Export as Copying, ExportError, Exported};
 use arbiterq::log::file::OpenError;
 use arbiterq::transport::rabbitmq::BrokerUrl;
@@ -28,24 +28,20 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    pub(super) fn run(self, output: &Output) -> Outcome {
-        let url = broker_url(&self.source)?;
+    pub(super) fn run(self, global: &Global) -> Outcome {
+        let url = global.broker(&self.source, URL_HELP)?;
         let exported = together(async {
             let stop = self.follow.then(stop_signal).transpose()?;
             Ok(copy(&url, &self.to, stop).await?)
         })?;
         for exported in exported {
-            output.result(&exported.to_string(), &json!(exported))?;
+            global.output().result(&exported.to_string(), &json!(exported))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn broker_url(text: &str) -> Result<BrokerUrl, Failure> {
-    text.parse().map_err(|error| {
-        Failure::new("usage", exit::USAGE, format!("{error}")).help("write amqp://user:password@host:port")
-    })
-}
+const URL_HELP: &str = "write amqp://user:password@host:port";
 
 /// Copies every partition's log into `to`: what there is, and with `stop` what comes until then.
 async fn copy(
@@ -104,12 +100,12 @@ pub(super) struct Copied(PathBuf);
 
 impl Copied {
     /// None if `source` is no broker's URL.
-    pub(super) fn of(source: &Path) -> Result<Option<Self>, Failure> {
+    pub(super) fn of(source: &Path, global: &Global) -> Result<Option<Self>, Failure> {
         let Some(text) = source.to_str().filter(|text| text.starts_with("amqp")) else { return Ok(None) };
         if !text.contains("://") {
             return Ok(None);
         }
-        let url = broker_url(text)?;
+        let url = global.broker(text, URL_HELP)?;
         // One that nobody else has made or may look into: what is judged comes from the broker alone.
         let mut unique = [0; 16];
         getrandom::fill(&mut unique).map_err(std::io::Error::other)?;

@@ -5,7 +5,7 @@
 //! here, each on a connection of its own.
 
 use super::{LATENCY_MAX, for_people_us, histogram, together};
-use crate::cli::output::{Failure, exit};
+use crate::cli::output::Failure;
 use crate::cli::{Global, Outcome};
 use arbiterq::transport::rabbitmq::{BrokerError, BrokerUrl};
 use arbiterq_client::broker::{Message, Publisher};
@@ -42,10 +42,8 @@ const BODY_BYTES: usize = 200;
 
 impl Echo {
     pub(super) fn run(self, global: &Global) -> Outcome {
-        let url: BrokerUrl = global.url().parse().map_err(|error| {
-            Failure::new("usage", exit::USAGE, format!("{error}"))
-                .help("an echo is measured at a broker: --url amqp://user:password@host:port")
-        })?;
+        let help = "an echo is measured at a broker: --url amqp://user:password@host:port";
+        let url = global.broker(global.url(), help)?;
         let (times, elapsed) = together(self.measure(&url))?;
         let per_s = times.len() as f64 / elapsed.as_secs_f64();
         let (p50, p99) = (times.value_at_quantile(0.5), times.value_at_quantile(0.99));

@@ -37,11 +37,15 @@ impl Child {
     /// Starts a guard, with nothing to guard yet.
     pub(super) fn guard() -> io::Result<Self> {
         let (ours, guards) = UnixStream::pair()?;
-        let process = Command::new(own_program()?)
+        let mut guard = Command::new(own_program()?);
+        #[cfg(feature = "rabbitmq")]
+        for name in crate::cli::access::VARIABLES {
+            guard.env_remove(name);
+        }
+        let process = guard
             .arg0("arbiter")
             .arg(GUARD)
-            // The command inherits the guard's environment, and credentials are not for it.
-            .env_remove("ARBITER_CREDENTIALS")
+            // The command inherits the guard's environment, and what lets us in is not for it.
             .env_remove("ARBITER_URL")
             .stdin(Stdio::from(OwnedFd::from(guards)))
             .process_group(0)

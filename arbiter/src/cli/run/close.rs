@@ -1,9 +1,9 @@
 //! Closes a session of a process that is gone, over a connection of its own.
 
-use arbiterq_client::Url;
 #[cfg(feature = "rabbitmq")]
 use arbiterq_client::broker::{BrokerUrl, Mailbox};
 use arbiterq_client::wire::{Auth, Close, REPLY_BYTES_MAX, Reason, Reply, ReplyBody, Request, RequestBody};
+use arbiterq_client::{Access, Url};
 #[cfg(feature = "rabbitmq")]
 use futures_util::StreamExt;
 use std::io;
@@ -19,14 +19,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Tries until the arbiter has heard it, or for `limit`: after its lease the session is over by itself.
-pub(super) async fn close_session(url: &str, partition: u32, auth: Auth, limit: Duration) {
+pub(super) async fn close_session(url: &str, access: &Access, partition: u32, auth: Auth, limit: Duration) {
     let Ok(url) = url.parse::<Url>() else { return };
     let session = auth.session;
     let mut line = Request { partition, auth: Some(auth), body: RequestBody::Close(Close {}) }.encode();
     line.push(b'\n');
     let tries = async {
         let mut pause = PAUSE;
-        while !matches!(timeout(TRY, try_once(&url, partition, &line, session)).await, Ok(Ok(()))) {
+        while !matches!(timeout(TRY, try_once(&url, access, partition, &line, session)).await, Ok(Ok(()))) {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -35,7 +35,7 @@ pub(super) async fn close_session(url: &str, partition: u32, auth: Auth, limit: 
     let _ = timeout(limit, tries).await;
 }
 
-async fn try_once(url: &Url, partition: u32, line: &[u8], session: u64) -> io::Result<()> {
+async fn try_once(url: &Url, access: &Access, partition: u32, line: &[u8], session: u64) -> io::Result<()> {
     match url {
         Url::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -44,8 +44,14 @@ async fn try_once(url: &Url, partition: u32, line: &[u8], session: u64) -> io::R
         }
         Url::Unix(path) => exchange(UnixStream::connect(path).await?, line, session).await,
         #[cfg(feature = "rabbitmq")]
-        Url::RabbitMq(url) => at_broker(url, partition, line, session).await,
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("partition {partition} over {url}"))),
+        Url::RabbitMq(url) => {
+            let url = url.with(access).map_err(io::Error::other)?;
+            at_broker(&url, partition, line, session).await
+        }
+        _ => {
+            let what = format!("partition {partition} over {url} by {access:?}");
+            Err(io::Error::new(io::ErrorKind::Unsupported, what))
+        }
     }
 }
 
@@ -118,7 +124,7 @@ mod tests {
             unreachable!("it is heard the second time")
         });
         let auth = Auth { session: 4, key: SessionKey::random([1; 16]) };
-        close_session(&url, 0, auth, Duration::from_secs(20)).await;
+        close_session(&url, &Access::default(), 0, auth, Duration::from_secs(20)).await;
         assert!(arbiter.is_finished(), "it was taken for heard: {}", Reason::ShuttingDown);
     }
 }

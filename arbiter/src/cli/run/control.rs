@@ -1,6 +1,7 @@
 //! The pipe between `run` and its guard: JSON lines over a socket pair, and the command's standard input beside
 //! one of them.
 
+use arbiterq_client::Access;
 use arbiterq_client::clock::Micros;
 use arbiterq_client::wire::{SessionId, SessionKey};
 use rustix::net::{
@@ -21,8 +22,10 @@ use tokio::net::UnixStream;
 pub(super) enum ToGuard {
     /// The session to close when `run` is gone.
     Session {
-        /// The arbiter's URL, without credentials.
+        /// The arbiter's URL, as it was given.
         url: String,
+        /// The files by which it is reached.
+        access: Access,
         /// The partition it is in.
         partition: u32,
         /// Its number.

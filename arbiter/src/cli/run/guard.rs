@@ -8,6 +8,7 @@
 use super::close::close_session;
 use super::control::{Control, Exit, FromGuard, ToGuard};
 use super::plan::{Action, Plan, SIGKILL};
+use arbiterq_client::Access;
 use arbiterq_client::clock::{Clock, Micros};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, wait};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
@@ -67,6 +68,7 @@ fn ignore_signals() -> std::io::Result<()> {
 /// The session to close.
 struct Session {
     url: String,
+    access: Access,
     partition: u32,
     auth: arbiterq_client::wire::Auth,
     lease: Micros,
@@ -138,9 +140,9 @@ impl Guard {
 
     fn told(&mut self, message: ToGuard) -> Vec<Action> {
         match message {
-            ToGuard::Session { url, partition, session, key, lease } => {
+            ToGuard::Session { url, access, partition, session, key, lease } => {
                 let auth = arbiterq_client::wire::Auth { session, key };
-                self.session = Some(Session { url, partition, auth, lease });
+                self.session = Some(Session { url, access, partition, auth, lease });
                 Vec::new()
             }
             ToGuard::Start { command, variables, deadline, lease, kill_after } => {
@@ -183,9 +185,9 @@ impl Guard {
                 Action::CloseSession => {
                     // It may take as long as a lease, and whoever reads what the command said is to see the end.
                     say_no_more();
-                    if let Some(Session { url, partition, auth, lease }) = self.session.take() {
+                    if let Some(Session { url, access, partition, auth, lease }) = self.session.take() {
                         let limit = Duration::from_micros(lease).max(CLOSE_AT_LEAST);
-                        close_session(&url, partition, auth, limit).await;
+                        close_session(&url, &access, partition, auth, limit).await;
                     }
                 }
                 Action::Leave => self.leave = true,

@@ -140,7 +140,7 @@ impl Run {
         let url: arbiterq_client::Url = global.url().parse()?;
         let mut child = Child::guard()?;
         // Presence off: the guard, not the end of a connection, says when nothing acts under the grant any more.
-        let mut builder = Client::builder(global.url()).label(label()).lease(self.lease).presence(false);
+        let mut builder = global.client().label(label()).lease(self.lease).presence(false);
         if let Some(fail_fast) = self.fail_fast {
             builder = builder.fail_fast(fail_fast);
         }
@@ -153,7 +153,11 @@ impl Run {
         let lease = self.fail_fast.map_or(lease, |fail_fast| lease.min(fail_fast));
         // As it was given: with whatever the guard needs to be let in.
         let given = global.url().to_owned();
-        let to_close = ToGuard::Session { url: given, partition, session, key, lease: micros(lease) };
+        #[cfg(feature = "rabbitmq")]
+        let access = global.files.access();
+        #[cfg(not(feature = "rabbitmq"))]
+        let access = arbiterq_client::Access::default();
+        let to_close = ToGuard::Session { url: given, access, partition, session, key, lease: micros(lease) };
         child.tell(&to_close).await?;
 
         let ticket = self.request(&client, partition, resources).await?.enqueue().await?;

@@ -1,10 +1,10 @@
 //! What a broker says of itself, before it asks who is there.
 
-use super::{BrokerUrl, CALL_LIMIT};
-use lapin::tcp::{HandshakeError, TLSConfig, TcpStream};
+use super::{Broker, BrokerUrl, CALL_LIMIT, tls};
+use lapin::tcp::{HandshakeError, TcpStream};
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPScheme;
 use std::io::{self, Read, Write};
 
 /// The first word of a connection, in version 0-9-1.
@@ -35,19 +35,20 @@ impl BrokerUrl {
     /// # Cancel safety
     /// Safe.
     pub async fn server(&self) -> io::Result<Server> {
-        let uri = self.0.clone();
-        tokio::task::spawn_blocking(move || ask(&uri)).await.map_err(io::Error::other)?
+        let broker = self.0.clone();
+        tokio::task::spawn_blocking(move || ask(&broker)).await.map_err(io::Error::other)?
     }
 }
 
-fn ask(uri: &AMQPUri) -> io::Result<Server> {
+fn ask(Broker { uri, tls, .. }: &Broker) -> io::Result<Server> {
     let host = uri.authority.host.as_str();
     let mut stream = TcpStream::connect_timeout((host, uri.authority.port), CALL_LIMIT)?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(CALL_LIMIT))?;
     stream.set_write_timeout(Some(CALL_LIMIT))?;
     if uri.scheme == AMQPScheme::AMQPS {
-        stream = stream.into_tls(host, TLSConfig::default()).map_err(|error| match error {
+        let connector = tls::connector(tls).map_err(io::Error::other)?;
+        stream = stream.into_rustls(&connector, host).map_err(|error| match error {
             HandshakeError::Failure(error) => error,
             HandshakeError::WouldBlock(_) => io::ErrorKind::TimedOut.into(),
         })?;

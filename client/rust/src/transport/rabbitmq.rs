@@ -175,6 +175,10 @@ fn io_error(error: MailboxError) -> io::Error {
     let kind = match &error {
         MailboxError::Connect(ConnectError::NoAnswer { .. })
         | MailboxError::Broker(BrokerError::NoAnswer) => io::ErrorKind::TimedOut,
+        // The next attempt would meet the same.
+        MailboxError::Connect(ConnectError::Tls { url, what, help }) => {
+            return io::Error::new(io::ErrorKind::PermissionDenied, format!("{url}: {what}; {help}"));
+        }
         MailboxError::Connect(ConnectError::Failed { source, .. })
         | MailboxError::Broker(BrokerError::Failed(source)) => kind(source),
         _ => io::ErrorKind::Other,
