@@ -338,7 +338,7 @@ mod tests {
             (Tls::new().ca(&none), "tls.ca", "no certificate in it"),
             (Tls::new().identity(&none, &none), "tls.certificate", "no certificate in it"),
             (Tls::of_files(None, Some(none.clone()), None), "tls.key", "is missing"),
-            (Tls::of_files(None, None, Some(none.clone())), "tls.certificate", "is missing"),
+            (Tls::of_files(None, None, Some(none)), "tls.certificate", "is missing"),
         ] {
             let access = Access { credentials: None, tls: tls.clone() };
             let error = "amqps://me@host".parse::<BrokerUrl>().unwrap().with(&access).unwrap_err();
