@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_file_for_tls_is_said_with_its_name() {
-        let (_folder, none) = written("-----BEGIN NOTHING-----\n");
+        let (_folder, none) = written("no PEM\n");
         let nowhere = PathBuf::from("/nowhere/ca.pem");
         for (tls, key, part) in [
             (Tls::new().ca(&nowhere), "tls.ca", "/nowhere/ca.pem: No such file"),

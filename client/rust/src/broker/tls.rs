@@ -79,7 +79,7 @@ fn identity(tls: &Tls) -> Result<Option<Identity>, AccessError> {
 fn certificates(key: &'static str, file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, AccessError> {
     let bytes = read(key, file)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let read = read.map_err(|error| AccessError::of(key, file, format!("no PEM: {error}")))?;
+    let read = read.map_err(|_| AccessError::of(key, file, "broken PEM, or cut off"))?;
     match read.is_empty() {
         true => {
             Err(AccessError::of(key, file, "no certificate in it; wanted PEM: -----BEGIN CERTIFICATE-----"))
