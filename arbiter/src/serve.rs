@@ -118,7 +118,7 @@ pub enum ServeError {
     #[error(
         "log_truncated: record {index} of partition {partition}, which the broker had confirmed, is not in the log any more; \
          nothing is decided on a log that has lost its end; find out what the broker lost, and compare with `audit verify`; if \
-         the log was removed to begin another, remove arbiter.checkpoints.{partition}, too"
+         the log was removed to begin another, or somebody else wrote to arbiter.checkpoints.{partition}, remove that stream"
     )]
     Truncated {
         /// The partition.
@@ -129,7 +129,7 @@ pub enum ServeError {
     /// Records are there, and what they stand on is not.
     #[cfg(feature = "rabbitmq")]
     #[error(
-        "the log of partition {partition} does not begin with its first record, and no checkpoint stands in its place; \
+        "the log of partition {partition} does not begin with its first record, and none of the newest checkpoints stands in its place; \
          nothing is decided on a part of a log; find out what removed the beginning (a policy with max-age or \
          max-length-bytes on arbiter.grants.{partition}?), and put a whole copy in its place, or begin another log"
     )]

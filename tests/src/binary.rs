@@ -169,12 +169,13 @@ impl Running {
     pub async fn ended(mut self) -> Ended {
         self.stdin = None;
         let ended = async {
-            let status = self.child.wait().await.expect("its status");
+            // What nobody reads would keep it from ending.
             let mut out = String::new();
             while let Ok(Some(line)) = self.out.next_line().await {
                 out.push_str(&line);
                 out.push('\n');
             }
+            let status = self.child.wait().await.expect("its status");
             let _ = (&mut self.reads_said).await;
             (status, out)
         };

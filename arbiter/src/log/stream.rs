@@ -16,12 +16,16 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use std::collections::VecDeque;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Entries that the broker sends ahead; an entry has up to a mebibyte.
 const PREFETCH: u16 = 256;
-/// Near the end of a log nothing came for so long: that was the end.
+/// Near the end of a log nothing came for so long: that was the end...
 const END_AFTER: Duration = Duration::from_millis(500);
+/// ...and what others write after this time is behind the end that was looked for.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// The first message of a log that has any is there by then.
+const FIRST_WITHIN: Duration = Duration::from_secs(3);
 /// A message that is no entry begins like this: whoever wrote it wants to know when it has read so far.
 const MARKER: &[u8] = br#"{"marker":"#;
 
@@ -81,7 +85,7 @@ impl StreamReader {
         Ok(Self { name, channel, entries, unacknowledged: 0, last_tag: 0 })
     }
 
-    /// The offset of what is last in partition `number`'s log by now; none if there is nothing.
+    /// The offset of what is last in partition `number`'s log by now, or of something later; none if there is nothing.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
@@ -90,11 +94,14 @@ impl StreamReader {
     /// Safe.
     pub async fn last_offset(connection: &Connection, number: u32) -> Result<Option<u64>, BrokerError> {
         let mut reader = Self::attach(connection, number, From::Last).await?;
-        let mut last = None;
-        while let Ok(read) = timeout(END_AFTER, reader.next()).await {
-            last = Some(read?.0);
+        let Ok(read) = timeout(FIRST_WITHIN, reader.next()).await else { return Ok(None) };
+        let (mut last, until) = (read?.0, Instant::now() + END_WITHIN);
+        while Instant::now() < until
+            && let Ok(read) = timeout(END_AFTER, reader.next()).await
+        {
+            last = read?.0;
         }
-        Ok(last)
+        Ok(Some(last))
     }
 
     /// The next message and its offset.

@@ -53,10 +53,11 @@ pub(super) async fn serve(
     ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
     // What is missing or different is said at once; what fails later is tried again.
-    let connection = url.connect("arbiter serve").await?;
-    Topology::new(config.partitions, &config.partition.policy).check(&connection).await?;
-    close(&connection).await;
-
+    tokio::pin!(shutdown);
+    tokio::select! {
+        checked = check(&url, &config) => checked?,
+        () = &mut shutdown => return Ok(()),
+    }
     let (stop, stopped) = watch::channel(false);
     let (mut loops, mut ready_when) = (JoinSet::new(), Vec::new());
     for number in 0..config.partitions {
@@ -82,9 +83,10 @@ pub(super) async fn serve(
             partitions.push(opened);
         }
         ready(Ready { url: url.to_string(), partitions });
-        shutdown.await;
+        std::future::pending().await
     };
     let result = tokio::select! {
+        () = shutdown => Ok(()),
         () = all_ready => Ok(()),
         Some(ended) = loops.join_next() => ended.map_err(panicked).and_then(|ended| ended),
     };
@@ -99,6 +101,21 @@ pub(super) async fn serve(
     };
     let limit = config.shutdown_timeout;
     timeout(limit, finish).await.unwrap_or(Err(ServeError::ShutdownTimeout(limit)))
+}
+
+/// What must be at the broker is there, and as it must be, as far as this user may compare it.
+async fn check(url: &BrokerUrl, config: &ServeConfig) -> Result<(), ServeError> {
+    let connection = url.connect("arbiter serve").await?;
+    let not_compared = Topology::new(config.partitions, &config.partition.policy).check(&connection).await?;
+    close(&connection).await;
+    if !not_compared.is_empty() {
+        tracing::warn!(
+            of = not_compared.join(", "),
+            "types and arguments were not compared, as this user may not declare: `arbiter broker init` as an administrator \
+             compares them"
+        );
+    }
+    Ok(())
 }
 
 /// What a partition's arbiter is told.
@@ -138,6 +155,7 @@ impl From<ServeError> for Over {
 async fn run(setup: Setup, ready: oneshot::Sender<Opened>) -> Result<(), ServeError> {
     let mut arbiter = Arbiter {
         follower: Follower::new(),
+        beside: None,
         ready: Some(ready),
         followed: false,
         heard: Instant::now(),
@@ -163,6 +181,7 @@ async fn run(setup: Setup, ready: oneshot::Sender<Opened>) -> Result<(), ServeEr
                 }
                 // With the connection go the consumer, what it had, and whatever was still under way.
                 close(&connection).await;
+                arbiter.follow_here().await?;
                 served
             }
             Err(error) => Err(error.into()),
@@ -188,6 +207,8 @@ async fn run(setup: Setup, ready: oneshot::Sender<Opened>) -> Result<(), ServeEr
 struct Arbiter {
     setup: Setup,
     follower: Follower,
+    /// Where the follower is while this arbiter is active.
+    beside: Option<Beside>,
     ready: Option<oneshot::Sender<Opened>>,
     /// The last connection was of use: on it the log was read to its end.
     followed: bool,
@@ -198,10 +219,11 @@ struct Arbiter {
 impl Arbiter {
     /// One connection, until it is over.
     async fn serve(&mut self, connection: &Connection) -> Result<(), Over> {
-        let (mut log, opened) = self.read(connection).await?;
-        self.begin(&mut log).await?;
-        self.check_identity()?;
-        let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
+        let mut stop = self.setup.stop.clone();
+        let (log, queue, opened) = tokio::select! {
+            begun = self.follow(connection) => begun?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
         self.followed = true;
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(opened);
@@ -213,12 +235,26 @@ impl Arbiter {
         );
         let mut activity = Activity { log, queue, active: None, stopping: false };
         let served = activity.run(self).await;
-        if let Some(Active { beside, .. }) = activity.active {
-            let ended = tokio::task::spawn_blocking(|| beside.end()).await.map_err(panicked)?;
-            self.follower =
-                ended.ok_or_else(|| ServeError::Panicked("the log's follower panicked".into()))?;
-        }
+        self.beside = activity.active.map(|active| active.beside);
         served
+    }
+
+    /// The log, read to its end, and the requests, when it is this arbiter's turn.
+    async fn follow(&mut self, connection: &Connection) -> Result<(StreamLog, RequestQueue, Opened), Over> {
+        let (mut log, opened) = self.read(connection).await?;
+        self.begin(&mut log).await?;
+        self.check_identity()?;
+        let queue = RequestQueue::consume(connection, &self.setup.url, self.setup.number, PREFETCH).await?;
+        Ok((log, queue, opened))
+    }
+
+    /// Takes the follower back, if it is beside.
+    async fn follow_here(&mut self) -> Result<(), ServeError> {
+        if let Some(beside) = self.beside.take() {
+            let ended = tokio::task::spawn_blocking(|| beside.end()).await.map_err(panicked)?;
+            self.follower = ended.ok_or_else(follower_ended)?;
+        }
+        Ok(())
     }
 
     /// The log, read to its end: from where it was read before, or from a checkpoint, or all of it.
@@ -234,15 +270,18 @@ impl Arbiter {
             recorded.push(found.1.clone());
             let of = found.1.of;
             let restored = checkpoint::body(connection, number, &found).await?;
-            let restored = restored
-                .map_err(str::to_owned)
-                .and_then(|body| Follower::at(&found.1, &body, recorded.clone()));
+            let recorded = recorded.clone();
+            let at = move |body: Vec<u8>| Follower::at(&found.1, &body, &recorded);
+            let restored = match restored {
+                Ok(body) => tokio::task::spawn_blocking(move || at(body)).await.map_err(panicked)?,
+                Err(why) => Err(why.to_owned()),
+            };
             let why = match restored {
                 Ok(restored) => {
                     self.follower = restored;
                     match self.read_to_the_end(connection).await {
                         Ok((log, records)) if self.follower.unproven.is_empty() => {
-                            self.complain_if_cut(connection).await?;
+                            self.complain(connection).await?;
                             return Ok((log, Opened { records, checkpoint: Some(of), ..Opened::default() }));
                         }
                         read => {
@@ -264,17 +303,32 @@ impl Arbiter {
         self.follower.unproven.extend(recorded);
         let (log, records) = self.read_to_the_end(connection).await?;
         let (number, state) = (self.setup.number, &self.follower.state);
-        if state.genesis().is_none() && self.follower.void.adrift() > 0 {
+        if state.genesis().is_none() && self.follower.void.entries() > 0 {
             return Err(ServeError::BeginningCut { partition: number }.into());
         }
         if let Some(Manifest { index, .. }) = self.follower.unproven.first() {
             return Err(ServeError::Truncated { partition: number, index: *index }.into());
         }
+        self.complain(connection).await?;
         Ok((log, Opened { records, ..Opened::default() }))
     }
 
-    /// Says so if the first record is gone: something removes what restarts may need.
-    async fn complain_if_cut(&self, connection: &Connection) -> Result<(), BrokerError> {
+    /// Says what is not well with the log that was read: its end stands on what is not there, or its first record is gone, so
+    /// that something removes what restarts may need.
+    async fn complain(&self, connection: &Connection) -> Result<(), BrokerError> {
+        let (next, adrift) = (self.follower.state.tip().next_index, self.follower.void.adrift());
+        if adrift > 0 {
+            // An append that the broker never took, or a record that was changed: what is confirmed it keeps, so the first.
+            tracing::error!(
+                partition = self.setup.number,
+                entries = adrift,
+                next,
+                "the last entries follow a record that is not in the log: `arbiter audit verify` says more"
+            );
+        }
+        if self.follower.state.genesis().is_none() {
+            return Ok(());
+        }
         let mut reader = StreamReader::attach(connection, self.setup.number, stream::From::First).await?;
         loop {
             let (_, message) =
@@ -329,17 +383,7 @@ impl Arbiter {
                 Heard::Marker => break,
             }
         }
-        let (next, adrift) = (self.follower.state.tip().next_index, self.follower.void.adrift());
-        if adrift > 0 {
-            // An append that the broker never took, or a record that was changed: what is confirmed it keeps, so the first.
-            tracing::error!(
-                partition = self.setup.number,
-                entries = adrift,
-                next,
-                "the last entries follow a record that is not in the log: `arbiter audit verify` says more"
-            );
-        }
-        Ok((log, next - before))
+        Ok((log, self.follower.state.tip().next_index - before))
     }
 
     fn truncated(&self) -> ServeError {
@@ -347,7 +391,8 @@ impl Arbiter {
         ServeError::Truncated { partition: self.setup.number, index }
     }
 
-    fn unreadable(&self, offset: u64, why: &str) {
+    fn unreadable(&mut self, offset: u64, why: &str) {
+        self.follower.void.take_unreadable();
         tracing::warn!(
             partition = self.setup.number,
             offset,
@@ -416,6 +461,12 @@ impl Activity {
                         self.hear(arbiter, heard?);
                     }
                 }
+                drafted = drafted(&mut self.active), if is_active => {
+                    let (of, hash) = drafted.ok_or_else(follower_ended)?;
+                    if let Some(Active { partition, .. }) = &mut self.active {
+                        let _ = partition.checkpoint(of, hash, clock.uptime());
+                    }
+                }
                 _ = stop.wait_for(|stop| *stop), if !self.stopping => {
                     self.stopping = true;
                     if let Some(Active { partition, .. }) = &mut self.active {
@@ -434,12 +485,6 @@ impl Activity {
                         let takes = takes && !self.is_full();
                         let Some(came) = self.queue.next(takes).now_or_never() else { break };
                         self.came(arbiter, came?)?;
-                    }
-                }
-                (of, hash) = drafted(&mut self.active) => {
-                    if let Some(Active { partition, .. }) = &mut self.active {
-                        // If it is over, so is the checkpoint.
-                        let _ = partition.checkpoint(of, hash, clock.uptime());
                     }
                 }
                 () = clock.until(wake), if wake.is_some() => {}
@@ -533,8 +578,12 @@ impl Active {
     }
 }
 
+fn follower_ended() -> ServeError {
+    ServeError::Panicked("the log's follower panicked".into())
+}
+
 /// What the next checkpoint is of, and the hash of its body; for ever while it is a standby.
-async fn drafted(active: &mut Option<Active>) -> (u64, Hash) {
+async fn drafted(active: &mut Option<Active>) -> Option<(u64, Hash)> {
     match active {
         Some(Active { beside, .. }) => beside.drafted().await,
         None => std::future::pending().await,

@@ -10,7 +10,7 @@ use crate::log::chain::{ChainTip, Sealed, hash_of};
 use crate::log::checkpoint::{CHECKPOINT_BYTES_MAX, names_body};
 use arbiterq_client::broker::{BrokerError, BrokerUrl, CALL_LIMIT, ConnectError, Message, Publisher, close};
 use arbiterq_client::wire::rabbitmq::checkpoints_stream;
-use arbiterq_client::wire::{Hash, Nonce};
+use arbiterq_client::wire::{Hash, INTEGER_MAX, Nonce};
 use lapin::{BasicProperties, Connection};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -80,6 +80,11 @@ impl Manifest {
     /// Where the body stands in the chain.
     pub fn tip(&self) -> ChainTip {
         ChainTip { next_index: self.of.saturating_add(1), hash: self.of_hash }
+    }
+
+    /// Whether it says what can be: the record is behind what it is of, and both are numbers that a log has.
+    fn is_sound(&self) -> bool {
+        self.of < self.index && self.index <= INTEGER_MAX
     }
 
     /// Whether this is the record that the manifest speaks of.
@@ -208,31 +213,33 @@ pub async fn newest(
     let mut publisher = Publisher::on(BrokerError::limited(connection.create_channel()).await?).await?;
     let end = Line::Marker(nonce).written(&[]);
     publish(&mut publisher, &stream, end.clone()).await?;
-    let (mut back, mut from) = (LOOK_BACK, None);
+    let first = first_offset(connection, &stream).await?;
+    let mut back = LOOK_BACK;
     loop {
-        let (mut first, mut found) = (None, None);
+        let (mut begun, mut found) = (None, None);
         loop {
             let (offset, message) = next(&mut reader).await?;
-            first.get_or_insert(offset);
+            begun.get_or_insert(offset);
             if message == end || before.is_some_and(|before| offset >= before) {
                 break;
             }
-            if let Some((Line::Manifest(manifest), _)) = Line::read(&message) {
+            if let Some((Line::Manifest(manifest), _)) = Line::read(&message)
+                && manifest.is_sound()
+            {
                 found = Some((offset, manifest));
             }
         }
-        // Behind where it was to begin is the first message that there is.
-        let begun = first.unwrap_or(0);
-        if found.is_some() || begun == 0 || from.is_some_and(|from| begun > from) {
+        let begun = begun.unwrap_or(first).min(before.unwrap_or(u64::MAX));
+        if found.is_some() || begun <= first {
             return Ok(found);
         }
-        let earlier = before.unwrap_or(begun).min(begun).saturating_sub(back);
-        (back, from) = (back.saturating_mul(8), Some(earlier));
+        let earlier = begun.saturating_sub(back).max(first);
+        back = back.saturating_mul(8);
         reader = StreamReader::of(connection, stream.clone(), From::At(earlier)).await?;
     }
 }
 
-/// The body that a manifest at an offset names; else why there is none.
+/// The body of a manifest at an offset, whose hash is still to be compared; else why there is none.
 ///
 /// # Errors
 /// The broker's.
@@ -244,14 +251,15 @@ pub async fn body(
     number: u32,
     (at, manifest): &(u64, Manifest),
 ) -> Result<Result<Vec<u8>, &'static str>, BrokerError> {
+    let stream = checkpoints_stream(number);
+    let first = first_offset(connection, &stream).await?;
     let mut back = manifest.parts;
     loop {
-        let from = at.saturating_sub(back);
-        let mut reader = StreamReader::of(connection, checkpoints_stream(number), From::At(from)).await?;
-        let (mut body, mut parts, mut begun) = (Vec::new(), 0, None);
+        let from = at.saturating_sub(back).max(first);
+        let mut reader = StreamReader::of(connection, stream.clone(), From::At(from)).await?;
+        let (mut body, mut parts) = (Vec::new(), 0);
         loop {
             let (offset, message) = next(&mut reader).await?;
-            begun.get_or_insert(offset);
             if offset >= *at {
                 break;
             }
@@ -267,16 +275,20 @@ pub async fn body(
             }
         }
         if parts == manifest.parts {
-            let is_named = hash_of(&body) == manifest.body_hash;
-            return Ok(is_named.then_some(body).ok_or("the body is not the one that the manifest names"));
+            return Ok(Ok(body));
         }
-        // Read from the first message that there is.
-        if from == 0 || begun.is_none_or(|begun| begun > from) {
+        if from == first {
             return Ok(Err("a part of the body is missing"));
         }
         // Others have written between its parts.
         back = back.saturating_mul(4).max(LOOK_BACK);
     }
+}
+
+/// Of the first message that there is: offsets have gaps, also behind what was removed.
+async fn first_offset(connection: &Connection, stream: &str) -> Result<u64, BrokerError> {
+    let mut reader = StreamReader::of(connection, stream.to_owned(), From::First).await?;
+    next(&mut reader).await.map(|(offset, _)| offset)
 }
 
 async fn next(reader: &mut StreamReader) -> Result<(u64, Vec<u8>), BrokerError> {

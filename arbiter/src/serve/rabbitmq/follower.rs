@@ -1,7 +1,7 @@
 //! What has been read of a log and counts; and a thread that reads on beside an active arbiter's loop, and makes
 //! checkpoints.
 
-use crate::log::chain::{ChainTip, Sealed};
+use crate::log::chain::{ChainTip, Sealed, hash_of};
 use crate::log::record::Event;
 use crate::log::stream::Void;
 use crate::log::stream::checkpoint::{Draft, Manifest, store};
@@ -38,12 +38,17 @@ impl Follower {
         Self { state, tip_at: None, void: Void::default(), unproven: Vec::new(), checkpoint: 0 }
     }
 
-    /// At a checkpoint; else why it is none. The records of all of `unproven` are still to be read.
-    pub(super) fn at(manifest: &Manifest, body: &[u8], unproven: Vec<Manifest>) -> Result<Self, String> {
+    /// At a checkpoint; else why it is none. The records of `recorded` that come after it are still to be read. Takes as
+    /// long as the body is large.
+    pub(super) fn at(manifest: &Manifest, body: &[u8], recorded: &[Manifest]) -> Result<Self, String> {
+        if hash_of(body) != manifest.body_hash {
+            return Err("the body is not the one that the manifest names".into());
+        }
         let state = snapshot::read(body).map_err(|error| error.to_string())?;
         if state.tip() != manifest.tip() {
             return Err("its body is of another record".into());
         }
+        let unproven = recorded.iter().filter(|other| other.index > manifest.of).cloned().collect();
         Ok(Self { state, tip_at: Some(manifest.of_at), unproven, ..Self::new() })
     }
 
@@ -92,6 +97,7 @@ impl Beside {
             due,
             drafts,
             draft: None,
+            storing: None,
             behind: behind.clone(),
             runtime: Handle::current(),
             checkpoints,
@@ -113,14 +119,11 @@ impl Beside {
         self.behind.load(Ordering::Relaxed) > BEHIND_MAX
     }
 
-    /// The next draft: its hash is to be put into the chain. For ever if the thread has ended.
+    /// The next draft: its hash is to be put into the chain. None if the thread has ended, which it does not by itself.
     ///
     /// Cancel safe.
-    pub(super) async fn drafted(&mut self) -> (u64, Hash) {
-        match self.drafted.recv().await {
-            Some(drafted) => drafted,
-            None => std::future::pending().await,
-        }
+    pub(super) async fn drafted(&mut self) -> Option<(u64, Hash)> {
+        self.drafted.recv().await
     }
 
     /// All that was said is read: the follower again. None if the thread panicked. Blocks, for as long as a checkpoint is
@@ -140,6 +143,8 @@ struct Following {
     drafts: mpsc::Sender<(u64, Hash)>,
     /// One whose record has not been read yet.
     draft: Option<Draft>,
+    /// The one before, which is being written.
+    storing: Option<tokio::task::JoinHandle<()>>,
     behind: Arc<AtomicUsize>,
     runtime: Handle,
     checkpoints: Checkpoints,
@@ -162,9 +167,13 @@ impl Following {
         if self.checkpoints.records == 0 || tip.next_index < self.due {
             return;
         }
+        // One at a time, from draft to broker. Then the next is of a later entry.
+        if self.draft.is_some() || self.storing.as_ref().is_some_and(|storing| !storing.is_finished()) {
+            return;
+        }
         self.due = tip.next_index + self.checkpoints.records;
         let Some(draft) = Draft::new(tip, offset, snapshot::write(&self.follower.state)) else { return };
-        // One that the loop has not taken yet is older; that is a checkpoint, too.
+        // There is room for the only one.
         if self.drafts.try_send(draft.event()).is_ok() {
             self.draft = Some(draft);
         }
@@ -177,11 +186,11 @@ impl Following {
         };
         let Some(draft) = self.draft.take() else { return };
         let Checkpoints { url, number, .. } = self.checkpoints.clone();
-        self.runtime.spawn(async move {
+        self.storing = Some(self.runtime.spawn(async move {
             match store(&url, number, &draft, &record).await {
                 Ok(manifest) => tracing::info!(partition = number, of = manifest.of, "checkpoint written"),
                 Err(error) => tracing::warn!(partition = number, %error, "checkpoint not written"),
             }
-        });
+        }));
     }
 }

@@ -166,21 +166,24 @@ impl Topology {
         Ok(self.items.len())
     }
 
-    /// Looks that all of it is there, and as it must be. Declares nothing.
+    /// Looks that all of it is there, and as it must be. Declares nothing but bindings.
     ///
     /// Types and arguments are compared by the broker, for who may declare; a user with fewer rights is told what is
-    /// missing, and not what is different.
+    /// missing, and not what is different: what was not compared is returned.
     ///
     /// # Errors
     /// The first that is missing or different.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn check(&self, connection: &Connection) -> Result<(), DeclareError> {
+    pub async fn check(&self, connection: &Connection) -> Result<Vec<String>, DeclareError> {
+        let mut not_compared = Vec::new();
         for item in &self.items {
-            item.compare(connection).await?;
+            if !item.compare(connection).await? {
+                not_compared.push(item.to_string());
+            }
         }
-        Ok(())
+        Ok(not_compared)
     }
 
     /// As [`check`](Self::check), and all that is missing or different. Of bindings nothing is said: whoever looks at one

@@ -109,7 +109,7 @@ struct Driver {
     clock: Clock,
     place: String,
     line: Line,
-    /// Why what was sent last has reached no arbiter, if that was said, and nothing was heard since.
+    /// Why nothing that is sent is taken, as was said last on a connection that did not get an answer since.
     hindered: Option<String>,
     incoming: mpsc::Receiver<(ConnectionId, Incoming)>,
     cores: BTreeMap<u32, SessionCore>,
@@ -361,13 +361,19 @@ impl Driver {
             Incoming::Unreadable if self.line.is_current(connection) => self.given_up(now),
             Incoming::Unreadable => {}
             // Whoever waits for the first answer hears it at once; what the others have asked is asked again.
-            Incoming::Hindered(met) if self.ready.is_some() => {
+            Incoming::Unroutable(met) if self.ready.is_some() => {
                 self.started(Err(Error::no_arbiter(&self.place, met)));
             }
-            Incoming::Hindered(met) => {
+            Incoming::Unroutable(met) => {
                 tracing::warn!(met, "a request did not reach any arbiter; it is sent again");
-                self.hindered = Some(met);
             }
+            Incoming::Hindered(hindered) if self.line.is_current(connection) => {
+                if let Some(met) = &hindered {
+                    tracing::warn!(met, "requests wait");
+                }
+                self.hindered = hindered;
+            }
+            Incoming::Hindered(_) => {}
             Incoming::Ended if self.line.is_current(connection) => self.disconnected(now),
             Incoming::Ended => self.line.earlier_ended(connection),
         }
@@ -425,6 +431,7 @@ impl Driver {
             }
             return;
         }
+        self.hindered = None;
         for partition in self.cores.keys().copied().collect::<Vec<_>>() {
             if let Some(address) = self.line.address() {
                 self.core(partition).connected(now, address);
@@ -515,10 +522,11 @@ impl Driver {
                 self.answer_sessions(partition, Some(&Error::closed()));
             }
             Event::Ended { request, end: End::NoAnswer } => {
-                let met = match (&self.hindered, self.line.address(), self.line.last_error()) {
-                    (Some(why), ..) => why.clone(),
-                    (None, Some(_), _) => "no answer within the wait limit".to_owned(),
-                    (None, None, Some(why)) => format!("no connection: {why}"),
+                let met = match (self.line.address(), &self.hindered, self.line.last_error()) {
+                    (Some(_), Some(why), _) => why.clone(),
+                    (Some(_), None, _) => "no answer within the wait limit".to_owned(),
+                    (None, _, Some(why)) => format!("no connection: {why}"),
+                    (None, Some(why), None) => format!("no connection: {why}"),
                     (None, None, None) => "no connection".to_owned(),
                 };
                 // Not "was not free": nobody has said so.

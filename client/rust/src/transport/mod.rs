@@ -30,9 +30,12 @@ pub(crate) enum Incoming {
     Replies(Vec<Reply>),
     /// What came is no message: nothing that comes on it is taken any more. It is still open.
     Unreadable,
-    /// What is sent reaches no arbiter for now, and why. The connection is as it was.
+    /// What was sent reaches no arbiter, and why. The connection is as it was.
     #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only a broker stands between"))]
-    Hindered(String),
+    Unroutable(String),
+    /// Nothing that is sent is taken for now, and why; or it is taken again.
+    #[cfg_attr(not(feature = "rabbitmq"), expect(dead_code, reason = "only a broker stands between"))]
+    Hindered(Option<String>),
     /// The other side has ended it.
     Ended,
 }

@@ -101,9 +101,15 @@ impl Writer {
                     let published = published?;
                     self.confirmed(published.returned.is_some()).await;
                 }
-                Some(Event::ConnectionBlocked(reason)) = self.events.next() => {
-                    let why = format!("the broker takes no messages: {reason}");
-                    let _ = self.incoming.send((self.id, Incoming::Hindered(why))).await;
+                Some(event) = self.events.next() => {
+                    let hindered = match event {
+                        Event::ConnectionBlocked(reason) => {
+                            Some(format!("the broker takes no messages: {reason}"))
+                        }
+                        Event::ConnectionUnblocked => None,
+                        _ => continue,
+                    };
+                    let _ = self.incoming.send((self.id, Incoming::Hindered(hindered))).await;
                 }
                 taken = lines.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
@@ -136,7 +142,7 @@ impl Writer {
             let why = format!(
                 "no queue is bound to {REQUESTS_EXCHANGE} for that partition: run `arbiter broker init`"
             );
-            let _ = self.incoming.send((self.id, Incoming::Hindered(why))).await;
+            let _ = self.incoming.send((self.id, Incoming::Unroutable(why))).await;
         }
     }
 }
