@@ -9,6 +9,7 @@ pub mod invariants;
 pub mod island;
 pub mod rabbitmq;
 pub mod scene;
+pub mod shipped;
 pub mod sim;
 pub mod strace;
 pub mod verifiers;

@@ -1,8 +1,10 @@
 //! `arbiter doctor`: at real brokers and on real folders, well and ill in every way that it knows.
 
+use arbiterq_client::Client;
 use arbiterq_client::broker::{BrokerUrl, Message, Publisher};
 use arbiterq_tests::binary::{Running, Served, arbiter_says, command};
 use arbiterq_tests::rabbitmq::Broker;
+use arbiterq_tests::shipped::{PASSWORD, at, prepared};
 use arbiterq_tests::{PATIENCE, log_lines};
 use lapin::BasicProperties;
 use lapin::options::QueueDeleteOptions;
@@ -88,12 +90,8 @@ async fn replace_log(url: &str, messages: &[Vec<u8>]) {
 #[tokio::test]
 async fn a_broker_from_all_well_to_gone() {
     let mut broker = Broker::start().await;
-    for user in ["op", "alice"] {
-        broker.ctl(&["add_user", user, "hunter2"]);
-    }
+    broker.ctl(&["add_user", "op", "hunter2"]);
     broker.ctl(&["set_permissions", "op", ".*", ".*", ".*"]);
-    let own = "^client\\.alice\\..*$";
-    broker.ctl(&["set_permissions", "alice", own, "^(arbiter\\.requests|client\\.alice\\..*)$", own]);
     let url = broker.url_of("op", "hunter2");
     init(&url, &[]).await;
     let folder = tempfile::tempdir().unwrap();
@@ -106,11 +104,15 @@ async fn a_broker_from_all_well_to_gone() {
     said.has("broker", "ok", &["user op", "virtual host /", "no TLS", "heartbeat 5s"]);
     said.has("version", "ok", &["RabbitMQ 3.", "Erlang/OTP"]);
     said.has("topology", "ok", &["all 6 "]);
-    said.has("permissions", "ok", &["op"]);
-    said.has("permissions", "not_checked", &["consuming"]);
+    said.has(
+        "permissions",
+        "ok",
+        &["op has the rights of an administrator: an arbiter, a client and an auditor"],
+    );
     said.has("requests", "ok", &["arbiter.requests.0: consumed, nothing waits"]);
     said.has("answer", "ok", &["partition 0", "0 sessions"]);
     said.has("log", "ok", &["arbiter.grants.0", "partition 0 of 1", "epoch 1"]);
+    said.has("checkpoints", "ok", &["arbiter.checkpoints.0: none yet"]);
     said.has("retention", "not_checked", &["list_policies"]);
     said.has("replication", "not_checked", &["stream_status"]);
     said.has("clock", "ok", &["agree"]);
@@ -120,14 +122,7 @@ async fn a_broker_from_all_well_to_gone() {
     assert!(text.out.contains("ok           requests      arbiter.requests.0: consumed"), "{}", text.out);
     assert!(!text.out.contains("hunter2"), "{}", text.out);
 
-    // Too few rights: each that is missing is named.
-    let said = doctor(&broker.url_of("alice", "hunter2"), &[], &[]).await;
-    assert_eq!(said.code, Some(1), "{:#?}", said.findings);
-    said.has("topology", "not_checked", &["arbiter.requests.0", "may not declare"]);
-    said.has("permissions", "wrong", &["replies and records", "ACCESS_REFUSED", "alice"]);
-    said.has("log", "wrong", &["arbiter.grants.0", "ACCESS_REFUSED", "alice"]);
-    said.has("answer", "ok", &["partition 0"]);
-    let stranger = doctor(&broker.url_of("alice", "hunter3"), &[], &[]).await;
+    let stranger = doctor(&broker.url_of("op", "hunter3"), &[], &[]).await;
     assert_eq!(stranger.code, Some(69), "{:#?}", stranger.findings);
     stranger.has("broker", "wrong", &["ACCESS_REFUSED"]);
 
@@ -175,9 +170,9 @@ async fn all_that_is_missing_or_differs_at_a_broker_is_named() {
         "queue arbiter.grants.0 ",
         "queue arbiter.checkpoints.0 ",
     ] {
-        said.has("topology", "wrong", &[item, "is not there", "arbiter broker init"]);
+        said.has("topology", "wrong", &[item, "is not there: NOT_FOUND - no ", "arbiter broker init"]);
     }
-    for check in ["permissions", "log", "dead-letters"] {
+    for check in ["permissions", "log", "checkpoints", "dead-letters"] {
         said.has(check, "not_checked", &["see topology"]);
     }
     // And it made nothing.
@@ -197,7 +192,10 @@ async fn a_log_at_a_broker_that_is_another_or_has_lost_records_is_wrong() {
     let two = [("ARBITER__PARTITIONS", "2")];
     init(&url, &two).await;
     let folder = tempfile::tempdir().unwrap();
-    let served = Served::start_at(folder.path(), &url).await;
+    let often = [("ARBITER__GRANT_LOG__CHECKPOINT_RECORDS", "100")];
+    let mut serve = command();
+    serve.envs(often);
+    let served = Served::start_with(serve, folder.path(), &url).await;
     served.process.says("an epoch begins").await;
     let said = doctor(&url, &two, &[]).await;
     assert_eq!(said.code, Some(1), "{:#?}", said.findings);
@@ -206,10 +204,22 @@ async fn a_log_at_a_broker_that_is_another_or_has_lost_records_is_wrong() {
     let said = doctor(&url, &[], &[]).await;
     assert_eq!(said.code, Some(0), "{:#?}", said.findings);
     said.has("topology", "warning", &["arbiter.grants.1", "partitions"]);
-    for _ in 0..3 {
-        let ended = arbiter_says(&url, &["run", "r", "--", "true"]).await;
-        assert_eq!(ended.code, Some(0), "{}", ended.said);
-    }
+    let client = Client::connect(&url).await.unwrap();
+    let checkpointed = async {
+        loop {
+            for _ in 0..20 {
+                client.acquire("r").await.unwrap().release().await.unwrap();
+            }
+            let said = doctor(&url, &often, &[]).await;
+            if said.findings.iter().any(|finding| finding.to_string().contains("the newest is of record")) {
+                return said;
+            }
+        }
+    };
+    let said = timeout(PATIENCE, checkpointed).await.expect("a checkpoint is written");
+    assert_eq!(said.code, Some(0), "{:#?}", said.findings);
+    said.has("checkpoints", "ok", &["arbiter.checkpoints.0", "records behind the log's last"]);
+    client.close().await;
     served.stop().await;
 
     let copy = folder.path().join("copy");
@@ -226,13 +236,118 @@ async fn a_log_at_a_broker_that_is_another_or_has_lost_records_is_wrong() {
     replace_log(&url, &lines(&log[middle..])).await;
     let said = doctor(&url, &[], &[]).await;
     assert_eq!(said.code, Some(1), "{:#?}", said.findings);
-    said.has("log", "wrong", &[&format!("begins with record {middle}"), "policy"]);
+    said.has(
+        "log",
+        "wrong",
+        &[&format!("begins with record {middle}"), "policy", "goes on from a checkpoint"],
+    );
+    said.has("checkpoints", "ok", &["the newest is of record"]);
+    replace_log(&url, &lines(&log[..5])).await;
+    let said = doctor(&url, &[], &[]).await;
+    assert_eq!(said.code, Some(1), "{:#?}", said.findings);
+    said.has("checkpoints", "wrong", &["is not in the log", "no arbiter starts"]);
     let mut dropped = log.clone();
     dropped.remove(middle);
     replace_log(&url, &lines(&dropped)).await;
     let said = doctor(&url, &[], &[]).await;
     assert_eq!(said.code, Some(1), "{:#?}", said.findings);
     said.has("log", "wrong", &["follow a record that is not there", "audit verify"]);
+    // What follows nothing is not the log's last record, whatever its index.
+    said.has("log", "ok", &[&format!("record {} is the last", middle - 1)]);
+}
+
+#[tokio::test]
+async fn users_are_judged_by_what_they_are_for() {
+    let broker = prepared().await;
+    broker.ctl(&["set_permissions", "-p", "arbiter", "guest", ".*", ".*", ".*"]);
+    broker.ctl(&["add_user", "eve", PASSWORD]);
+    broker.ctl(&[
+        "set_permissions",
+        "-p",
+        "arbiter",
+        "eve",
+        "",
+        "^arbiter\\.requests$",
+        "^arbiter\\.checkpoints\\.",
+    ]);
+    let two = [("ARBITER__PARTITIONS", "2")];
+    let folder = tempfile::tempdir().unwrap();
+    let mut serve = command();
+    serve.envs(two);
+    let served = Served::start_with(serve, folder.path(), &at(&broker, "arbiter", PASSWORD)).await;
+    served.process.says("an epoch begins").await;
+
+    for (user, password, rights, answer) in [
+        (
+            "arbiter",
+            PASSWORD,
+            "of an arbiter and an auditor; a client also needs: configure and read client.arbiter.*, write \
+          arbiter.requests",
+            "not_checked",
+        ),
+        (
+            "app",
+            PASSWORD,
+            "of a client; an arbiter also needs: read arbiter.requests.*, read arbiter.grants.*, read \
+          arbiter.checkpoints.*, write amq.default, write arbiter.dead; an auditor also needs: read arbiter.grants.*",
+            "ok",
+        ),
+        ("alice", PASSWORD, "of a client; ", "ok"),
+        (
+            "auditor",
+            PASSWORD,
+            "of an auditor; an arbiter also needs: read arbiter.requests.*, write amq.default",
+            "not_checked",
+        ),
+        ("guest", "guest", "of an administrator: ", "ok"),
+    ] {
+        let said = doctor(&at(&broker, user, password), &two, &[]).await;
+        let bad = (said.all("wrong"), said.all("warning"));
+        assert_eq!((said.code, bad), (Some(0), (String::new(), String::new())), "{user}");
+        said.has("permissions", "ok", &[&format!("user {user} has the rights {rights}")]);
+        said.has("requests", "ok", &["arbiter.requests.1: consumed"]);
+        said.has("answer", answer, &[]);
+        // Nothing of what was tried has arrived.
+        said.has("dead-letters", "ok", &["none"]);
+        if answer == "not_checked" {
+            said.has("answer", answer, &["is no client", "run this again as a client"]);
+        }
+        match user {
+            "guest" => said.has("topology", "ok", &["all 9 "]),
+            _ => said.has("topology", "not_checked", &["9 ", "may not", "on purpose", "arbiter broker init"]),
+        }
+        if rights.starts_with("of a client") {
+            said.has("log", "not_checked", &["arbiter.grants.1", "an auditor"]);
+            said.has("checkpoints", "not_checked", &["arbiter.checkpoints.1"]);
+            said.has("clock", "not_checked", &["no log was read"]);
+        } else {
+            said.has("log", "ok", &["partition 1 of 2"]);
+            said.has("checkpoints", "ok", &["arbiter.checkpoints.1: none yet"]);
+            said.has("clock", "ok", &[]);
+        }
+    }
+
+    let said = doctor(&at(&broker, "eve", PASSWORD), &two, &[]).await;
+    assert_eq!(said.code, Some(1), "{:#?}", said.findings);
+    said.has("permissions", "wrong", &[
+        "user eve has the rights of no role",
+        "an arbiter also needs: read arbiter.requests.*, read arbiter.grants.*, write amq.default, write arbiter.dead;",
+        "a client also needs: configure and read client.eve.*;",
+        "an auditor also needs: read arbiter.grants.*",
+        "set_permissions eve",
+    ]);
+    // Whom it is for can be said.
+    let app = at(&broker, "app", PASSWORD);
+    assert_eq!(doctor(&app, &two, &["--as", "client"]).await.code, Some(0));
+    let said = doctor(&app, &two, &["--as", "arbiter"]).await;
+    assert_eq!(said.code, Some(1), "{:#?}", said.findings);
+    said.has("permissions", "wrong", &["wanted: an arbiter"]);
+    let direct = arbiter_says("tcp://127.0.0.1:1", &["doctor", "--as", "client"]).await;
+    assert!(direct.code == Some(2) && direct.said.contains("--as is for a broker"), "{}", direct.said);
+    // The arbiter has not been disturbed.
+    let ended = arbiter_says(&app, &["run", "r", "--", "true"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    served.stop().await;
 }
 
 #[tokio::test]
@@ -272,7 +387,7 @@ async fn an_arbiter_and_its_folder() {
     let said = doctor(&url, &[], &["--data", data]).await;
     assert_eq!(said.code, Some(69), "{:#?}", said.findings);
     said.has("answer", "wrong", &["arbiter serve"]);
-    said.has("log", "ok", &["no arbiter has it"]);
+    said.has("log", "ok", &["no arbiter is seen to have it"]);
     said.has("sync", "ok", &["4 KiB", "ms"]);
     assert_eq!(names(data), before, "nothing is left behind");
 

@@ -6,6 +6,7 @@ use arbiterq_client::{Client, Outcome};
 use arbiterq_tests::PATIENCE;
 use arbiterq_tests::binary::{Ended, Running, Served, arbiter_says, command, run};
 use arbiterq_tests::rabbitmq::Broker;
+use arbiterq_tests::shipped::{FOLDER, PASSWORD, at, init, prepared};
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
     QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
@@ -15,47 +16,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
 use serde_json::Value;
 use tokio::time::timeout;
-
-/// The folder whose files are imported as they are.
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rabbitmq/");
-const PASSWORD: &str = "hunter2";
-
-/// A broker as `deploy/rabbitmq/README.md` says, with two partitions.
-async fn prepared() -> Broker {
-    let broker = Broker::start().await;
-    let definitions = format!("{FOLDER}definitions.json");
-    broker.ctl(&["import_definitions", &definitions]);
-    let printed = Running::start(init(&broker).arg("--print")).ended().await;
-    let topology = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(topology.path(), clean(printed).out).unwrap();
-    broker.ctl(&["import_definitions", topology.path().to_str().unwrap()]);
-    // Nobody gets in before an operator has set a password.
-    for user in ["arbiter", "app", "auditor"] {
-        for password in ["", user, "guest"] {
-            let url: BrokerUrl = at(&broker, user, password).parse().unwrap();
-            assert!(url.connect("nobody").await.is_err(), "{user}");
-        }
-        broker.ctl(&["change_password", user, PASSWORD]);
-    }
-    // Another client, by the README's own line.
-    let readme = std::fs::read_to_string(format!("{FOLDER}README.md")).unwrap();
-    let line = readme.lines().find_map(|line| line.strip_prefix("rabbitmqctl set_permissions "));
-    let line = line.expect("it tells how").replace('\'', "");
-    broker.ctl(&["add_user", "alice", PASSWORD]);
-    broker.ctl(&["set_permissions"].into_iter().chain(line.split(' ')).collect::<Vec<_>>());
-    broker
-}
-
-fn at(broker: &Broker, user: &str, password: &str) -> String {
-    broker.url_of(user, password).replace("/%2f", "/arbiter")
-}
-
-/// `arbiter broker init` as the broker's administrator.
-fn init(broker: &Broker) -> tokio::process::Command {
-    let mut init = command();
-    init.env("ARBITER__PARTITIONS", "2").args(["--url", &at(broker, "guest", "guest"), "broker", "init"]);
-    init
-}
 
 /// It did what it was asked.
 fn clean(ended: Ended) -> Ended {

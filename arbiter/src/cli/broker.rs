@@ -79,7 +79,7 @@ impl From<DeclareError> for Failure {
                 "declaring needs the right to configure arbiter.*; an administrator can import `--print`",
             ),
             DeclareError::Missing { .. } => Self::new("no-topology", exit::CONFIGURATION, what)
-                .help("run `arbiter broker init` once, or import what `arbiter broker init --print` prints"),
+                .help("if a node is down, start it; else run `arbiter broker init` once, or import what `arbiter broker init --print` prints"),
             DeclareError::Failed { .. } | DeclareError::NoAnswer { .. } => {
                 Self::new("no-broker", exit::UNAVAILABLE, what)
             }

@@ -8,15 +8,18 @@
 //! | `broker` | it lets us in; who we are there, TLS, heartbeat | |
 //! | `version` | the product, its version, Erlang's | |
 //! | `topology` | every exchange, queue and stream is there, with its type and arguments; nothing of other partitions | |
-//! | `permissions` | a reply queue of one's own; publishing requests, replies and records | |
+//! | `permissions` | for which roles the user's rights are enough: arbiter, client, auditor | |
 //! | `requests` | somebody consumes each request queue, and nothing stays in it | |
 //! | `data` | | the folder, whether it can be written, the room there |
 //! | `answer` | an arbiter answers within three seconds, of this log, in as many partitions | the same |
 //! | `log` | each begins with record 0 of this partition of so many; how it ends | the same, its mark, who has it |
+//! | `checkpoints` | the newest, how far it is behind the log's end | |
 //! | `retention`, `replication` | not visible to a client: what to ask the broker | |
 //! | `sync` | | what a sync costs, if no arbiter has the log |
 //! | `clock` | the newest record's time against this machine's | the same |
 //! | `dead-letters` | nothing is buried | |
+//!
+//! A user is judged by what it is for: what only another role needs, and it may not, is no failure.
 //!
 //! Exits with 0 if nothing is wrong, 1 if something is, 69 if the broker (directly: the arbiter) cannot be reached, 78 if
 //! the settings cannot be used.
@@ -53,6 +56,10 @@ const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Doctor {
     #[command(flatten)]
     given: Given,
+    /// At a broker: wrong if the user's rights are not enough for this [default: for any]
+    #[cfg(feature = "rabbitmq")]
+    #[arg(long = "as", value_name = "ROLE")]
+    role: Option<broker::Role>,
 }
 
 impl Doctor {
@@ -78,7 +85,17 @@ impl Doctor {
         report.say(Finding::ok("settings", said.collect::<Vec<_>>().join(", ")))?;
         match &settings.listen {
             #[cfg(feature = "rabbitmq")]
-            arbiterq::settings::Listen::RabbitMq(url) => broker::check(&mut report, url, &settings).await?,
+            arbiterq::settings::Listen::RabbitMq(url) => {
+                broker::check(&mut report, url, &settings, self.role).await?;
+            }
+            #[cfg(feature = "rabbitmq")]
+            listen if self.role.is_some() => {
+                return Err(Failure::new(
+                    "usage",
+                    exit::USAGE,
+                    format!("--as is for a broker, not for {listen}"),
+                ));
+            }
             listen => direct::check(&mut report, &listen.to_string(), &settings).await?,
         }
         Ok(report.exit_code())
@@ -280,8 +297,9 @@ impl LogSeen {
         let Some(genesis) = genesis_of(first) else {
             let index = first.record.index;
             let found = format!("{name}: begins with record {index}: what was before it is gone");
-            let help = "no arbiter starts without it, and nobody can verify it: put it back from a copy \
-                        (`audit export` makes one), and find what removed it: a policy with max-age or max-length-bytes?";
+            let help = "find what removes it: a policy with max-age or max-length-bytes? An arbiter goes on from a checkpoint, \
+                        if there is one, until what follows that is gone, too. A log without its beginning cannot be verified \
+                        at the broker: keep copies by `audit export --follow`";
             return Finding::wrong("log", found, help);
         };
         let mut found = format!(

@@ -4,20 +4,29 @@
 //! takes, except the question to an arbiter that consumes. What is asked for and is not there, or not allowed, the broker
 //! notes in its log as an error of a channel.
 
+mod rights;
+
+pub(super) use self::rights::Role;
+
+use self::rights::Rights;
 use super::{Answered, Finding, LogSeen, Report, answer, clocks, newest};
 use crate::cli::output::{Failure, exit, for_people};
 use arbiterq::clock::Clock;
 use arbiterq::log::chain::{ChainTip, Sealed};
+use arbiterq::log::stream::checkpoint::Manifest;
 use arbiterq::log::stream::{From, StreamReader, Void, entry_of};
 use arbiterq::settings::Settings;
 use arbiterq::transport::rabbitmq::{BrokerError, BrokerUrl, Compared, DeclareError, Topology};
 use arbiterq_client::Url;
-use arbiterq_client::broker::{CALL_LIMIT, Mailbox, Message, Publisher, Server, close};
-use arbiterq_client::wire::rabbitmq::{DEAD_LETTERS, grants_stream, requests_queue};
+use arbiterq_client::broker::{CALL_LIMIT, Server, close};
+use arbiterq_client::wire::Hash;
+use arbiterq_client::wire::rabbitmq::{DEAD_LETTERS, checkpoints_stream, grants_stream, requests_queue};
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection, Queue};
+use lapin::{Connection, Queue};
+use serde::Deserialize;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -25,14 +34,19 @@ use tokio::time::timeout;
 const VERSION_MIN: (u32, u32) = (3, 10);
 /// At the end of a log nothing came for so long: that was the end.
 const END_AFTER: Duration = Duration::from_millis(500);
-/// The first message of a log that is not empty has come by then.
+/// The first message of a stream that is not empty has come by then.
 const FIRST_WITHIN: Duration = Duration::from_secs(2);
-/// Messages read at the beginning of a log to find a record, and before its last one.
+/// Messages read at the beginning of a stream to find a record, and before its last one.
 const MESSAGES_MAX: u64 = 256;
 /// What waits is looked at again after this: it may be on its way.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-pub(super) async fn check(report: &mut Report, url: &BrokerUrl, settings: &Settings) -> Result<(), Failure> {
+pub(super) async fn check(
+    report: &mut Report,
+    url: &BrokerUrl,
+    settings: &Settings,
+    wanted: Option<Role>,
+) -> Result<(), Failure> {
     let clock = Clock::system();
     let begun = clock.uptime();
     let connection = match url.connect("arbiter doctor").await {
@@ -48,7 +62,7 @@ pub(super) async fn check(report: &mut Report, url: &BrokerUrl, settings: &Setti
             "`rabbitmqctl version`",
         ),
     })?;
-    let checked = checked(report, &connection, url, settings, clock).await;
+    let checked = checked(report, &connection, url, settings, clock, wanted).await;
     close(&connection).await;
     match checked {
         Ok(()) => Ok(()),
@@ -83,20 +97,31 @@ async fn checked(
     url: &BrokerUrl,
     settings: &Settings,
     clock: Clock,
+    wanted: Option<Role>,
 ) -> Result<(), Ended> {
-    if topology(report, connection, settings).await? {
-        permissions(report, connection, url).await?;
-    } else {
-        report.say(Finding::not_checked("permissions", "not all is there", "see topology"))?;
-    }
+    let user = url.user();
+    let rights = match topology(report, connection, user, settings).await? {
+        Some(may_declare) => permissions(report, url, settings.partitions, may_declare, wanted).await?,
+        None => {
+            report.say(Finding::not_checked("permissions", "not all is there", "see topology"))?;
+            None
+        }
+    };
+    // What is not known is tried.
+    let is_client = rights.is_none_or(|rights| rights.suffice_for(Role::Client));
     let consumed = requests(report, connection, settings.partitions).await?;
-    let answered = match consumed {
-        true => {
+    let answered = match (consumed, is_client) {
+        (true, true) => {
             let url = Url::RabbitMq(url.clone());
             // Somebody consumes: the broker was reached, and what should answer does not.
             answer(report, url, settings, clock, exit::NO).await?
         }
-        false => {
+        (true, false) => {
+            let why = format!("user {user} is no client, so it cannot ask");
+            report.say(Finding::not_checked("answer", why, "run this again as a client"))?;
+            None
+        }
+        (false, _) => {
             let why = "not every request queue is consumed: a question would stay in it";
             report.say(Finding::not_checked("answer", why, "start an arbiter: `arbiter serve`"))?;
             None
@@ -115,7 +140,10 @@ async fn checked(
         format!("`rabbitmqctl cluster_status`, `rabbitmq-streams -p {vhost} stream_status arbiter.grants.0`: one copy is lost \
                  with its node"),
     ))?;
-    report.say(clocks(newest(&logs), answered.map(|answered| answered.asked), clock.wall()))?;
+    report.say(match logs.as_slice() {
+        [] => Finding::not_checked("clock", "no log was read", "see log"),
+        logs => clocks(newest(logs), answered.map(|answered| answered.asked), clock.wall()),
+    })?;
     dead_letters(report, connection).await
 }
 
@@ -161,19 +189,30 @@ fn version(server: &Server) -> Finding {
     }
 }
 
-/// Whether all that must be there is there, be it as it may.
-async fn topology(report: &mut Report, connection: &Connection, settings: &Settings) -> Result<bool, Ended> {
+/// Whether all that must be there is there, be it as it may. None if it is not; else whether the user may declare it.
+async fn topology(
+    report: &mut Report,
+    connection: &Connection,
+    user: &str,
+    settings: &Settings,
+) -> Result<Option<bool>, Ended> {
     let partitions = settings.partitions;
     let compared = Topology::new(partitions, &settings.policy).compare(connection).await;
     let Compared { same, not_compared, problems } = compared.map_err(|error| Ended::Broker(error.into()))?;
-    let is_ok = problems.is_empty() && not_compared.is_empty();
+    let may_declare = not_compared.is_empty();
     let is_there = !problems.iter().any(|problem| matches!(problem, DeclareError::Missing { .. }));
+    let is_ok = problems.is_empty() && may_declare;
     for problem in problems {
         report.say(Finding::failed("topology", problem.into()))?;
     }
-    if !not_compared.is_empty() {
-        let why = format!("types and arguments, as this user may not declare: {}", not_compared.join(", "));
-        let help = "run this once as a user that may configure arbiter.*, or compare with `arbiter broker init --print`";
+    if let Some(first) = not_compared.first() {
+        let why = format!(
+            "{} exchanges, queues and streams, as {first}, are there; their types and arguments are compared for who may declare \
+             them only, and user {user} may not: as the users of deploy/rabbitmq/, on purpose, for who may declare may delete",
+            not_compared.len()
+        );
+        let help =
+            "`arbiter broker init` with an administrator's URL compares, and changes nothing that is there";
         report.say(Finding::not_checked("topology", why, help))?;
     }
     if is_ok {
@@ -186,7 +225,7 @@ async fn topology(report: &mut Report, connection: &Connection, settings: &Setti
         let help = "set `partitions` to what the logs have; what is left of others can be deleted when nobody needs it";
         report.say(Finding::warning("topology", found, help))?;
     }
-    Ok(is_there)
+    Ok(is_there.then_some(may_declare))
 }
 
 /// A queue or stream, if it is there.
@@ -212,52 +251,25 @@ fn refusal(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// What an arbiter and a client do beside consuming requests and reading logs.
-async fn permissions(report: &mut Report, connection: &Connection, url: &BrokerUrl) -> Result<(), Ended> {
-    let user = url.user();
-    let help = format!(
-        "`rabbitmqctl list_user_permissions {user}`, `rabbitmqctl -p {} set_permissions {user} …`",
-        url.vhost()
-    );
-    let mut refused = 0;
-    // A reply queue, which goes with its connection; a request for a partition that nobody has comes back.
-    let requests = async {
-        let mut mailbox = Mailbox::open(url, "arbiter doctor").await.map_err(|error| error.to_string())?;
-        mailbox.requests.publish(u32::MAX, Vec::new());
-        let published = mailbox.requests.next().await.map_err(|error| error.to_string());
-        close(&mailbox.connection).await;
-        published.map(drop)
-    };
-    // Replies and records take the default exchange; to a queue that nobody has they come back.
-    let replies = async {
-        let channel = BrokerError::limited(connection.create_channel()).await?;
-        let mut publisher = Publisher::on(channel).await?;
-        let (key, properties) = ("arbiter.doctor.nobody", BasicProperties::default());
-        publisher.publish(Message { exchange: "", key, mandatory: true, body: Vec::new(), properties });
-        publisher.next().await.map(drop)
-    };
-    let tried = [
-        ("a reply queue of its own, and requests", requests.await),
-        ("replies and records", replies.await.map_err(|error: BrokerError| error.to_string())),
-    ];
-    for (what, done) in tried {
-        if let Err(why) = done {
-            refused += 1;
-            let blocked = if connection.status().blocked() {
-                "; it takes nothing now: an alarm of memory or disk, `rabbitmqctl status`"
-            } else {
-                ""
-            };
-            let found = format!("user {user} cannot have {what}: {why}{blocked}");
-            report.say(Finding::wrong("permissions", found, help.clone()))?;
+/// What the user is enough for. None if that could not be found out.
+async fn permissions(
+    report: &mut Report,
+    url: &BrokerUrl,
+    partitions: u32,
+    may_declare: bool,
+    wanted: Option<Role>,
+) -> Result<Option<Rights>, Ended> {
+    match Rights::find_out(url, partitions, may_declare).await {
+        Ok(rights) => {
+            report.say(rights.judge(wanted, url.vhost()))?;
+            Ok(Some(rights))
+        }
+        Err(why) => {
+            let found = format!("what user {} may is not known: {why}", url.user());
+            report.say(Finding::wrong("permissions", found, "is the broker well? `rabbitmqctl status`"))?;
+            Ok(None)
         }
     }
-    if refused == 0 {
-        let found = format!("user {user} may have a reply queue, and publish requests, replies and records");
-        report.say(Finding::ok("permissions", found))?;
-    }
-    let why = "consuming arbiter.requests.*: whoever tries takes a place in the order of arbiters";
-    Ok(report.say(Finding::not_checked("permissions", why, help))?)
 }
 
 /// Whether every request queue is consumed.
@@ -305,7 +317,7 @@ fn consumers(name: &str, consumers: u32, waiting: u32) -> Finding {
     }
 }
 
-/// Looks at the beginning and the end of every partition's log.
+/// Looks at the beginning and the end of every partition's log, and at its newest checkpoint.
 async fn logs(
     report: &mut Report,
     connection: &Connection,
@@ -315,7 +327,9 @@ async fn logs(
 ) -> Result<Vec<LogSeen>, Ended> {
     let mut logs = Vec::new();
     for number in 0..settings.partitions {
-        let name = grants_stream(number);
+        // Before the log: the record of a checkpoint that is there is in the log.
+        let checkpoint = newest_checkpoint(connection, number).await;
+        let mut last = None;
         match log(connection, number).await {
             Ok((seen, adrift)) => {
                 let status = answered.and_then(|answered| answered.statuses.get(number as usize));
@@ -323,23 +337,48 @@ async fn logs(
                 if let Some(finding) = adrift {
                     report.say(finding)?;
                 }
+                last = seen.newest.as_ref().map(|sealed| sealed.record.index);
                 logs.push(seen);
             }
-            Err(BrokerError::Failed(error)) if refusal(&error) == Some(AMQPSoftError::NOTFOUND) => {
-                report.say(Finding::not_checked("log", format!("{name} is not there"), "see topology"))?;
-            }
             Err(error) => {
-                let help = "the user must be allowed to read arbiter.grants.*";
-                report.say(Finding::wrong("log", format!("{name}: {error}"), help))?;
+                let help = "an arbiter and an auditor need it: run this again as one of them";
+                report.say(unread("log", &grants_stream(number), error, help))?;
             }
         }
+        report.say(match checkpoint {
+            Ok(newest) => checkpoints(number, newest.as_ref(), last, settings.grant_log.checkpoint_records),
+            Err(error) => {
+                let help = "an arbiter needs it: run this again as one, or as an auditor";
+                unread("checkpoints", &checkpoints_stream(number), error, help)
+            }
+        })?;
     }
     Ok(logs)
 }
 
+/// What is to be said of a stream that could not be read; `help` if this user may not.
+fn unread(check: &'static str, name: &str, error: BrokerError, help: &str) -> Finding {
+    let refused = match &error {
+        BrokerError::Failed(error) => refusal(error),
+        _ => None,
+    };
+    match refused {
+        Some(AMQPSoftError::NOTFOUND) => {
+            Finding::not_checked(check, format!("{name} is not there"), "see topology")
+        }
+        Some(AMQPSoftError::ACCESSREFUSED) => {
+            Finding::not_checked(check, format!("{name}: this user may not read it"), help)
+        }
+        _ => {
+            Finding::wrong(check, format!("{name}: {error}"), "is it well? `rabbitmq-streams stream_status`")
+        }
+    }
+}
+
 /// The first record of a log, and the newest; what of its end follows nothing that is there.
 async fn log(connection: &Connection, number: u32) -> Result<(LogSeen, Option<Finding>), BrokerError> {
-    let mut seen = LogSeen { name: grants_stream(number), number, first: None, newest: None };
+    let name = grants_stream(number);
+    let mut seen = LogSeen { name: name.clone(), number, first: None, newest: None };
     let mut reader = StreamReader::attach(connection, number, From::First).await?;
     // Markers, and what nobody can read, may stand before it.
     for _ in 0..MESSAGES_MAX {
@@ -352,12 +391,46 @@ async fn log(connection: &Connection, number: u32) -> Result<(LogSeen, Option<Fi
     if seen.first.is_none() {
         return Ok((seen, None));
     }
-    let mut last = StreamReader::attach(connection, number, From::Last).await?;
-    let Ok(read) = timeout(CALL_LIMIT, last.next()).await else { return Err(BrokerError::NoAnswer) };
-    let last = read?.0;
+    let last = near_end(connection, &name).await?.ok_or(BrokerError::NoAnswer)?;
     let from = last.saturating_sub(MESSAGES_MAX);
-    let mut reader = StreamReader::attach(connection, number, From::At(from)).await?;
-    let (mut tip, mut void) = (None, Void::default());
+    let mut chains = Chains::default();
+    read_to_end(connection, &name, from, last, |offset, bytes| {
+        if let Ok(Some(records)) = entry_of(bytes) {
+            chains.take(offset, &records);
+        }
+    })
+    .await?;
+    let Some(Chain { begins_at, before: mut tip, .. }) = chains.counting() else { return Ok((seen, None)) };
+    let mut void = Void::default();
+    read_to_end(connection, &name, begins_at, last, |_, bytes| {
+        if let Ok(Some(mut records)) = entry_of(bytes)
+            && void.take(&mut tip, &records)
+        {
+            seen.newest = records.pop();
+        }
+    })
+    .await?;
+    Ok((seen, adrift(number, &void, from == 0)))
+}
+
+/// The offset of what is near the end of a stream; none if there is nothing.
+async fn near_end(connection: &Connection, name: &str) -> Result<Option<u64>, BrokerError> {
+    let mut reader = StreamReader::of(connection, name.to_owned(), From::Last).await?;
+    match timeout(FIRST_WITHIN, reader.next()).await {
+        Ok(read) => Ok(Some(read?.0)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Reads a stream from an offset on to the end that was there when what is near it was at `last`.
+async fn read_to_end(
+    connection: &Connection,
+    name: &str,
+    from: u64,
+    last: u64,
+    mut take: impl FnMut(u64, &[u8]),
+) -> Result<(), BrokerError> {
+    let mut reader = StreamReader::of(connection, name.to_owned(), From::At(from)).await?;
     let mut at = None;
     // As much again may be written meanwhile; what comes after that is not the end that was there.
     for _ in 0..4 * MESSAGES_MAX {
@@ -365,18 +438,111 @@ async fn log(connection: &Connection, number: u32) -> Result<(LogSeen, Option<Fi
         let Ok(read) = timeout(limit, reader.next()).await else { break };
         let (offset, bytes) = read?;
         at = Some(offset);
-        let Ok(Some(records)) = entry_of(&bytes) else { continue };
-        let Some(Sealed { record, .. }) = records.first() else { continue };
-        let tip = tip.get_or_insert(ChainTip { next_index: record.index, hash: record.prev });
-        void.take(tip, &records);
-        let index = |sealed: &Sealed| sealed.record.index;
-        let newer = records
-            .into_iter()
-            .next_back()
-            .filter(|last| seen.newest.as_ref().map(index) < Some(index(last)));
-        seen.newest = newer.or(seen.newest);
+        take(offset, &bytes);
     }
-    Ok((seen, adrift(number, &void, from == 0)))
+    Ok(())
+}
+
+/// Entries that follow one another, of a log that was read from its middle on.
+struct Chain {
+    /// The offset of the first of them.
+    begins_at: u64,
+    /// What that one follows.
+    before: ChainTip,
+    tip: ChainTip,
+    entries: u64,
+}
+
+/// The chains of a log that was read from its middle on. What was read first may be void: an arbiter that was replaced
+/// wrote it, and what it follows was not read.
+#[derive(Default)]
+struct Chains {
+    all: Vec<Chain>,
+    /// What has been followed, or may be.
+    known: HashSet<Hash>,
+}
+
+impl Chains {
+    fn take(&mut self, offset: u64, records: &[Sealed]) {
+        let Some(Sealed { record, .. }) = records.first() else { return };
+        if let Some(chain) = self.all.iter_mut().find_map(|chain| chain.tip.extend(records).then_some(chain))
+        {
+            chain.entries += 1;
+        } else if self.known.insert(record.prev) {
+            // Whatever else follows a record that was followed already is void.
+            let before = ChainTip { next_index: record.index, hash: record.prev };
+            let mut tip = before;
+            if tip.extend(records) {
+                self.all.push(Chain { begins_at: offset, before, tip, entries: 1 });
+            }
+        }
+        self.known.extend(records.iter().map(|sealed| sealed.hash));
+    }
+
+    /// The one that counts: a log's beginning, else the longest, as an arbiter that was replaced does not write for long.
+    fn counting(self) -> Option<Chain> {
+        let is_beginning = |chain: &Chain| chain.before == ChainTip::before(0);
+        self.all.into_iter().max_by_key(|chain| (is_beginning(chain), chain.entries))
+    }
+}
+
+/// What stands behind the parts of a checkpoint; other messages are none.
+#[derive(Deserialize)]
+struct Line {
+    manifest: Manifest,
+}
+
+/// The newest checkpoint near the end of its stream.
+async fn newest_checkpoint(connection: &Connection, number: u32) -> Result<Option<Manifest>, BrokerError> {
+    let name = checkpoints_stream(number);
+    let Some(last) = near_end(connection, &name).await? else { return Ok(None) };
+    let mut newest = None;
+    read_to_end(connection, &name, last.saturating_sub(MESSAGES_MAX), last, |_, bytes| {
+        if let Ok(Line { manifest }) = serde_json::from_slice(bytes) {
+            newest = Some(manifest);
+        }
+    })
+    .await?;
+    Ok(newest)
+}
+
+/// Judges the newest checkpoint by the index of the log's last record, if that was read.
+fn checkpoints(number: u32, newest: Option<&Manifest>, last: Option<u64>, every: u64) -> Finding {
+    let name = checkpoints_stream(number);
+    let help = format!(
+        "an arbiter writes one every `grant_log.checkpoint_records` ({every}): see what it logs; a start reads all that is behind \
+         the newest"
+    );
+    match (newest, last) {
+        (None, Some(last)) if last >= every => {
+            let found =
+                format!("{name}: none among the last {MESSAGES_MAX} messages, and the log has record {last}");
+            Finding::warning("checkpoints", found, help)
+        }
+        (None, Some(_)) => {
+            Finding::ok("checkpoints", format!("{name}: none yet, the log has fewer than {every} records"))
+        }
+        (None, None) => Finding::ok("checkpoints", format!("{name}: none yet")),
+        (Some(Manifest { of, .. }), None) => {
+            Finding::ok("checkpoints", format!("{name}: the newest is of record {of}"))
+        }
+        (Some(Manifest { of, index, .. }), Some(last)) if *index > last => {
+            let found =
+                format!("{name}: the newest is of record {of}, and its record {index} is not in the log");
+            let help = "the log has lost its end, or is another one: no arbiter starts with it; put it back from a copy, \
+                        as `audit export` makes it";
+            Finding::wrong("checkpoints", found, help)
+        }
+        (Some(Manifest { of, .. }), Some(last)) => {
+            let behind = last - of.min(&last);
+            let found =
+                format!("{name}: the newest is of record {of}, {behind} records behind the log's last");
+            if behind > every.saturating_mul(2) {
+                return Finding::warning("checkpoints", found, help);
+            }
+            Finding::ok("checkpoints", found)
+        }
+    }
 }
 
 /// What is wrong with the end of a log. Read from its middle on, what was read first may be void itself.
@@ -410,6 +576,7 @@ async fn dead_letters(report: &mut Report, connection: &Connection) -> Result<()
 mod tests {
     use super::super::Judged;
     use super::*;
+    use arbiterq_client::wire::{LogId, Timestamp};
 
     #[test]
     fn what_is_judged_by_numbers_alone() {
@@ -420,6 +587,9 @@ mod tests {
         };
         let url: BrokerUrl = "amqp://me:hunter2@host".parse().unwrap();
         let took = Duration::from_millis(3);
+        let none = Hash::default();
+        let manifest =
+            Manifest { of: 500, of_hash: none, of_at: 0, index: 501, hash: none, body_hash: none, parts: 1 };
         for (finding, judged) in [
             (version(&server("RabbitMQ", "3.10.8")), Judged::Ok),
             (version(&server("RabbitMQ", "4.1.0-rc.1")), Judged::Ok),
@@ -432,10 +602,52 @@ mod tests {
             (consumers("q", 0, 7), Judged::Wrong),
             (consumers("q", 1, 0), Judged::Ok),
             (consumers("q", 2, 7), Judged::Warning),
+            (checkpoints(0, None, None, 100), Judged::Ok),
+            (checkpoints(0, None, Some(99), 100), Judged::Ok),
+            (checkpoints(0, None, Some(100), 100), Judged::Warning),
+            (checkpoints(0, Some(&manifest), None, 100), Judged::Ok),
+            (checkpoints(0, Some(&manifest), Some(500), 100), Judged::Wrong),
+            (checkpoints(0, Some(&manifest), Some(501), 100), Judged::Ok),
+            (checkpoints(0, Some(&manifest), Some(700), 100), Judged::Ok),
+            (checkpoints(0, Some(&manifest), Some(701), 100), Judged::Warning),
         ] {
             assert_eq!(finding.judged, judged, "{finding:?}");
             assert_eq!(finding.help.is_none(), judged == Judged::Ok, "{finding:?}");
             assert!(!finding.found.contains("hunter2"), "{finding:?}");
         }
+    }
+
+    /// An entry of one record, which says nothing.
+    fn entry(tip: &mut ChainTip, at: u64) -> Vec<Sealed> {
+        let mut record = arbiterq::serve::genesis(LogId([0; 16]), 0, 1, Timestamp::from_micros(at)).record;
+        (record.index, record.prev, record.events) = (tip.next_index, tip.hash, Vec::new());
+        let entry = vec![Sealed::new(record)];
+        assert!(tip.extend(&entry));
+        entry
+    }
+
+    #[test]
+    fn a_chain_is_found_among_what_is_void() {
+        let old = ChainTip { next_index: 90, hash: Hash([9; 32]) };
+        let new = ChainTip { next_index: 50, hash: Hash([5; 32]) };
+        let (mut replaced, mut counts) = (old, new);
+        let mut log = vec![entry(&mut replaced, 0), entry(&mut counts, 1)];
+        // Of two that follow the same the first counts, however many follow the other.
+        let mut rival = counts;
+        log.push(entry(&mut counts, 2));
+        log.extend((3..9).map(|at| entry(&mut rival, at)));
+        log.push(entry(&mut counts, 9));
+        log.push(entry(&mut replaced, 10));
+        let chain = |log: &[Vec<Sealed>]| {
+            let mut chains = Chains::default();
+            (0..).zip(log).for_each(|(offset, records)| chains.take(offset, records));
+            chains.counting().map(|chain| (chain.begins_at, chain.before, chain.tip))
+        };
+        assert_eq!(chain(&log), Some((1, new, counts)));
+        assert_eq!(chain(&[]), None);
+        // A log's beginning counts, however much is behind a gap.
+        let mut first = ChainTip::before(0);
+        log.insert(1, entry(&mut first, 11));
+        assert_eq!(chain(&log), Some((1, ChainTip::before(0), first)));
     }
 }

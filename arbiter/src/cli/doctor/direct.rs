@@ -6,7 +6,7 @@ use arbiterq::clock::Clock;
 use arbiterq::log::chain::Sealed;
 use arbiterq::log::file::{FolderLines, Mark, ReadError, measure_sync, segments};
 use arbiterq::settings::Settings;
-use rustix::fs::{Access, FlockOperation, access, flock, statvfs};
+use rustix::fs::{Access, FlockOperation, access, flock, fstat, major, minor, statvfs};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -35,10 +35,10 @@ pub(super) async fn check(report: &mut Report, url: &str, settings: &Settings) -
     for number in 0..settings.partitions {
         let dir = settings.data.join(number.to_string());
         match log(&dir, number) {
-            Ok(Some((seen, durable, held))) => {
-                locked |= held;
-                report.say(judged(&seen, settings, clock, answered.as_ref(), durable, held))?;
-                logs.push(seen);
+            Ok(Some(seen)) => {
+                locked |= seen.held == Some(true);
+                report.say(judged(&seen, settings, clock, answered.as_ref()))?;
+                logs.push(seen.log);
             }
             Ok(None) => {
                 let found = format!("{}: not begun, the first `arbiter serve` does", dir.display());
@@ -85,9 +85,16 @@ fn folder(settings: &Settings) -> Finding {
     Finding::ok("data", found)
 }
 
-/// A partition's folder: its first and its newest record, the mark, and whether somebody has it. None if nothing was ever
-/// written.
-fn log(dir: &Path, number: u32) -> Result<Option<(LogSeen, Option<Mark>, bool)>, ReadError> {
+/// What is in a partition's folder.
+struct FolderSeen {
+    log: LogSeen,
+    durable: Option<Mark>,
+    /// Whether an arbiter has it, if that can be seen.
+    held: Option<bool>,
+}
+
+/// A partition's folder. None if nothing was ever written.
+fn log(dir: &Path, number: u32) -> Result<Option<FolderSeen>, ReadError> {
     if !dir.exists() {
         return Ok(None);
     }
@@ -98,8 +105,8 @@ fn log(dir: &Path, number: u32) -> Result<Option<(LogSeen, Option<Mark>, bool)>,
         _ => None,
     };
     let newest = last_record(&last.path);
-    let seen = LogSeen { name: dir.display().to_string(), number, first, newest };
-    Ok(Some((seen, Mark::read(dir)?, is_locked(dir))))
+    let log = LogSeen { name: dir.display().to_string(), number, first, newest };
+    Ok(Some(FolderSeen { log, durable: Mark::read(dir)?, held: is_locked(dir) }))
 }
 
 /// The last line of a segment that is a record: what follows it may be zero bytes, or half written.
@@ -116,22 +123,30 @@ fn last_record(segment: &Path) -> Option<Sealed> {
     }
 }
 
-/// Whether an arbiter has the folder. To know it the lock is taken for a moment, beside others that only look.
-fn is_locked(dir: &Path) -> bool {
-    let lock = File::open(dir.join("lock"));
-    lock.is_ok_and(|lock| {
-        flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    })
+/// Whether an arbiter has the folder, by the system's list of locks: to try the lock itself would be in the way of one that
+/// starts just then. None if the list does not show what is locked here.
+fn is_locked(dir: &Path) -> Option<bool> {
+    let folder = File::open(dir).ok()?;
+    // Nobody else locks the folder itself. Some file systems are listed with another device than their files say.
+    flock(&folder, FlockOperation::NonBlockingLockShared).ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let is_listed = |file: &File| {
+        let stat = fstat(file).ok()?;
+        let at = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+        Some(locks.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.any(|word| word == "FLOCK") && words.any(|word| word == at)
+        }))
+    };
+    let is_shown = is_listed(&folder)?;
+    match File::open(dir.join("lock")) {
+        Ok(lock) => is_listed(&lock).filter(|_| is_shown),
+        Err(error) => (error.kind() == std::io::ErrorKind::NotFound).then_some(false),
+    }
 }
 
-fn judged(
-    seen: &LogSeen,
-    settings: &Settings,
-    clock: Clock,
-    answered: Option<&Answered>,
-    durable: Option<Mark>,
-    held: bool,
-) -> Finding {
+fn judged(seen: &FolderSeen, settings: &Settings, clock: Clock, answered: Option<&Answered>) -> Finding {
+    let FolderSeen { log: seen, durable, held } = seen;
     let status = answered.and_then(|answered| answered.statuses.get(seen.number as usize));
     let mut finding = seen.judge(settings, clock.wall(), status);
     if let Some(first) = seen.first.as_ref().filter(|first| genesis_of(first).is_none()) {
@@ -140,8 +155,12 @@ fn judged(
         finding = Finding::warning("log", found, help);
     }
     let durable =
-        durable.map_or("nothing durable".to_owned(), |mark| format!("durable up to {}", mark.index));
-    let held = if held { "an arbiter has it" } else { "no arbiter has it" };
+        durable.as_ref().map_or("nothing durable".to_owned(), |mark| format!("durable up to {}", mark.index));
+    let held = match held {
+        Some(true) => "an arbiter has it",
+        Some(false) => "no arbiter is seen to have it",
+        None => "whether an arbiter has it cannot be seen here",
+    };
     finding.found = format!("{}; {durable}, {held}", finding.found);
     finding
 }

@@ -68,11 +68,13 @@ pub enum DeclareError {
         /// Both sides, as the broker says it.
         said: String,
     },
-    /// It is not there.
-    #[error("{what} is not there")]
+    /// It is not there, or on a node that is down.
+    #[error("{what} is not there: {said}")]
     Missing {
         /// What was looked for.
         what: String,
+        /// What the broker says.
+        said: String,
     },
     /// The user may not.
     #[error("{what}: {said}")]
@@ -337,7 +339,7 @@ impl DeclareError {
                 AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
                     return Self::Different { what, said: text };
                 }
-                AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return Self::Missing { what },
+                AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => return Self::Missing { what, said: text },
                 AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
                     return Self::NotAllowed { what, said: text };
                 }
