@@ -314,7 +314,11 @@ async fn users_are_judged_by_what_they_are_for() {
         }
         match user {
             "guest" => said.has("topology", "ok", &["all 9 "]),
-            _ => said.has("topology", "not_checked", &["9 ", "may not", "on purpose", "arbiter broker init"]),
+            _ => said.has(
+                "topology",
+                "not_checked",
+                &["9 are there", "not compared", "on purpose", "arbiter broker init"],
+            ),
         }
         if rights.starts_with("of a client") {
             said.has("log", "not_checked", &["arbiter.grants.1", "an auditor"]);
@@ -347,6 +351,13 @@ async fn users_are_judged_by_what_they_are_for() {
     // The arbiter has not been disturbed.
     let ended = arbiter_says(&app, &["run", "r", "--", "true"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
+
+    // A broker that takes nothing does not say who may what.
+    broker.ctl(&["set_vm_memory_high_watermark", "0"]);
+    let said = doctor(&app, &two, &[]).await;
+    assert_eq!(said.code, Some(1), "{:#?}", said.findings);
+    said.has("permissions", "wrong", &["is not known: write ", "takes nothing now: an alarm"]);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.9"]);
     served.stop().await;
 }
 

@@ -131,7 +131,7 @@ async fn checked(
     let vhost = url.vhost();
     report.say(Finding::not_checked(
         "retention",
-        "no argument cuts a log (see topology); policies are not visible to a client",
+        "a log's arguments: see topology; policies, which can cut it, are not visible to a client",
         format!("`rabbitmqctl -p {vhost} list_policies`: none with max-age or max-length-bytes may match arbiter.grants.*"),
     ))?;
     report.say(Finding::not_checked(
@@ -207,8 +207,8 @@ async fn topology(
     }
     if let Some(first) = not_compared.first() {
         let why = format!(
-            "{} exchanges, queues and streams, as {first}, are there; their types and arguments are compared for who may declare \
-             them only, and user {user} may not: as the users of deploy/rabbitmq/, on purpose, for who may declare may delete",
+            "{} are there: {first} and so on; types and arguments are not compared, which takes the right to declare: user \
+             {user} may not, nor may the users of deploy/rabbitmq/, on purpose: who may declare may delete",
             not_compared.len()
         );
         let help =
